@@ -1,0 +1,3 @@
+//! The `celeriac` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Examples of celeriac; each is a file beside this one.
