@@ -173,7 +173,9 @@ mod tests {
 
     #[test]
     fn only_a_holder_can_finish() {
-        for phase in [None, Some(Phase::Delayed), Some(Phase::Queued), Some(Phase::Settled), Some(Phase::Dead)] {
+        for phase in
+            [None, Some(Phase::Delayed), Some(Phase::Queued), Some(Phase::Settled), Some(Phase::Dead)]
+        {
             assert_eq!(next(phase, Move::Settle), None, "{phase:?}");
             assert_eq!(next(phase, Move::Bury), None, "{phase:?}");
         }

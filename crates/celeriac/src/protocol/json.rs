@@ -24,7 +24,8 @@ impl Json {
 
     /// Reads one JSON value.
     pub fn parse(text: &str) -> Result<Self, JsonError> {
-        let _: &serde_json::value::RawValue = serde_json::from_str(text).map_err(|e| JsonError(e.to_string()))?;
+        let _: &serde_json::value::RawValue =
+            serde_json::from_str(text).map_err(|e| JsonError(e.to_string()))?;
         Ok(Self(Arc::from(text.trim())))
     }
 
@@ -65,7 +66,8 @@ impl fmt::Display for Json {
 
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &serde_json::value::RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        let raw: &serde_json::value::RawValue =
+            serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
     }
 }

@@ -34,7 +34,14 @@ impl Signature {
     /// A plain call.
     #[must_use]
     pub fn new(task: impl Into<String>, args: Vec<Json>, kwargs: JsonMap) -> Self {
-        Self { task: task.into(), args, kwargs, options: JsonMap::new(), subtask_type: None, immutable: false }
+        Self {
+            task: task.into(),
+            args,
+            kwargs,
+            options: JsonMap::new(),
+            subtask_type: None,
+            immutable: false,
+        }
     }
 
     /// An option read as a type; `None` when absent or null.

@@ -36,7 +36,9 @@ pub enum Error {
         remedy: String,
     },
     /// The store holds a newer layout than this program knows.
-    #[error("{what} was written by a newer celeriac (layout {found}, this one knows up to {known}); upgrade this celeriac or use another file")]
+    #[error(
+        "{what} was written by a newer celeriac (layout {found}, this one knows up to {known}); upgrade this celeriac or use another file"
+    )]
     Newer {
         /// The file or address.
         what: String,
