@@ -58,6 +58,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// The shape of a saved group.
     async fn group(&self, group_id: &GroupId) -> Result<Option<Json>>;
+
+    /// Checks the whole store, its broker's half included where that is the same: may take long, and changes nothing.
+    /// A store that has nothing to check says nothing.
+    async fn check(&self) -> Result<Vec<Check>> {
+        Ok(Vec::new())
+    }
 }
 
 /// What is written to a backend in one atomic step.
@@ -90,6 +96,17 @@ pub enum Recorded {
     },
     /// Nothing is written: the chord to fire is not complete, or was fired already.
     NotReady,
+}
+
+/// What one check of a store found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What was checked.
+    pub what: &'static str,
+    /// Whether all is well.
+    pub well: bool,
+    /// What was found, and what to do about it.
+    pub text: String,
 }
 
 /// What to wait for.

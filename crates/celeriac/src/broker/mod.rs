@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Timestamp;
 use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
@@ -23,7 +24,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// [`Routed::unique`]). After `Ok`, a crash of this process loses none.
     async fn publish(&self, messages: Vec<Routed>) -> Result<Vec<TaskId>>;
 
-    /// Reserves up to `request.limit` messages that are due, and waits at most `request.wait` for the first. Returns
+    /// Reserves up to `request.limit` messages that are due, and waits at most `request.wait`, or until
+    /// `request.stop`, for the first. Returns
     /// as soon as there is at least one, with all that are ready then; an empty answer means that the wait is over.
     ///
     /// Order: lower [`Routed::priority`] first across all queues; within one priority the queues take turns, and within
@@ -124,6 +126,8 @@ pub struct Reserve {
     pub lease: Duration,
     /// How long to wait for the first.
     pub wait: Duration,
+    /// Ends the wait early. A caller does not drop the call instead: what it had just reserved would be held by nobody.
+    pub stop: CancellationToken,
 }
 
 /// A reserved message.

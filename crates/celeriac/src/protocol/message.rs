@@ -1,9 +1,11 @@
 //! A task message: envelope, headers, properties and body.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::{DecodeError, Json, JsonMap, Signature};
+use super::content::{self, Compression, Serializer};
+use super::envelope::Head;
+use super::headers::Reader;
+use super::{DecodeError, Json, JsonMap, Signature, writer};
 use crate::clock::Timestamp;
 
 /// A message as a store keeps it: the envelope without its body, and the body's bytes as they travel (serialized and
@@ -28,89 +30,57 @@ pub struct Message {
 }
 
 /// The headers of task message protocol 2.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Headers {
     /// The language of the producer.
-    #[serde(default)]
     pub lang: String,
     /// The task's name.
     pub task: String,
     /// The task's id.
     pub id: String,
     /// The name to show.
-    #[serde(default)]
     pub shadow: Option<String>,
     /// Not before this time.
-    #[serde(default)]
     pub eta: Option<Timestamp>,
     /// Not after this time.
-    #[serde(default)]
     pub expires: Option<Timestamp>,
     /// The group, which names the chord too.
-    #[serde(default)]
     pub group: Option<String>,
     /// The place in the group.
-    #[serde(default)]
     pub group_index: Option<u32>,
     /// Retries made so far.
-    #[serde(default)]
     pub retries: u32,
     /// Limits on the run.
-    #[serde(default)]
     pub timelimit: TimeLimit,
     /// The first task of the workflow.
-    #[serde(default)]
     pub root_id: Option<String>,
     /// The task that sent this one.
-    #[serde(default)]
     pub parent_id: Option<String>,
     /// The arguments as text, for people.
-    #[serde(default)]
     pub argsrepr: String,
     /// The named arguments as text, for people.
-    #[serde(default)]
     pub kwargsrepr: String,
     /// Who sent it.
-    #[serde(default)]
     pub origin: String,
     /// Whether the caller wants no result; `None` leaves it to the task.
-    #[serde(default)]
     pub ignore_result: Option<bool>,
     /// How often the task was replaced by another under its id.
-    #[serde(default)]
     pub replaced_task_nesting: u32,
     /// Names of stamps.
-    #[serde(default)]
     pub stamped_headers: Option<Vec<String>>,
     /// Stamps.
-    #[serde(default)]
     pub stamps: JsonMap,
     /// Headers of the application's own; they travel on with retries.
-    #[serde(default, flatten)]
     pub custom: JsonMap,
 }
 
 /// Time limits as the header `timelimit` has them, which is hard first.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(from = "Option<(Option<f64>, Option<f64>)>", into = "(Option<f64>, Option<f64>)")]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct TimeLimit {
     /// Seconds until the task is killed.
     pub hard: Option<f64>,
     /// Seconds until the task is asked to stop.
     pub soft: Option<f64>,
-}
-
-impl From<Option<(Option<f64>, Option<f64>)>> for TimeLimit {
-    fn from(pair: Option<(Option<f64>, Option<f64>)>) -> Self {
-        let (hard, soft) = pair.unwrap_or_default();
-        Self { hard, soft }
-    }
-}
-
-impl From<TimeLimit> for (Option<f64>, Option<f64>) {
-    fn from(limit: TimeLimit) -> Self {
-        (limit.hard, limit.soft)
-    }
 }
 
 /// The transport's part of an envelope.
@@ -128,7 +98,7 @@ pub struct Properties {
     pub routing_key: String,
     /// Delivered before.
     pub redelivered: bool,
-    /// The tag under which Celery's Redis transport keeps the message while it is not acknowledged.
+    /// The tag under which Celery's Redis transport keeps the message while it is not acknowledged; must be unique.
     pub delivery_tag: String,
     /// Milliseconds as text, present with `expires`.
     pub expiration: Option<String>,
@@ -162,25 +132,68 @@ pub struct Embed {
 }
 
 impl Message {
-    /// Reads a message of protocol 2 or 1.
-    pub fn decode(_raw: &RawMessage) -> Result<Self, DecodeError> {
-        Err(DecodeError::Missing { part: "implementation" })
+    /// Reads a message of protocol 2 or 1, or a mixture of both.
+    ///
+    /// # Errors
+    /// Whatever would make a Python worker drop the message, lose it or die of it. The cause names the part.
+    pub fn decode(raw: &RawMessage) -> Result<Self, DecodeError> {
+        let head = Head::read(&raw.head)?;
+        let mut properties = head.properties()?;
+        let mut reader = Reader::default();
+        if let Some(headers) = head.headers {
+            reader.read(headers, "headers")?;
+        }
+        let text = content::decode(&head.content()?, reader.compression.as_deref(), &raw.body)?;
+        // The body is written by the application, so a type registered only there makes it unreadable, as in Python.
+        super::extended::check(&text).map_err(|why| DecodeError::invalid("body", why))?;
+        let body = if text.starts_with('{') {
+            // Protocol 1 has everything in the body; headers that are there win.
+            reader = Reader::default();
+            let body = Body::read_protocol_1(&text, &mut reader)?;
+            if let Some(headers) = head.headers {
+                reader.read(headers, "headers")?;
+            }
+            body
+        } else if reader.names_task() {
+            Body::read(&text)?
+        } else {
+            return Err(DecodeError::Missing { part: "headers.task" });
+        };
+        let headers = reader.finish()?;
+        if properties.correlation_id.is_empty() {
+            properties.correlation_id.clone_from(&headers.id);
+        }
+        Ok(Self { headers, properties, body })
     }
 
     /// Writes the message in protocol 2 with a JSON body.
+    ///
+    /// # Errors
+    /// None today; see [`Message::encode_with`].
     pub fn encode(&self) -> Result<RawMessage, DecodeError> {
-        Err(DecodeError::Missing { part: "implementation" })
-    }
-}
-
-impl RawMessage {
-    /// Takes an envelope apart: one element of a Redis list, or a line of an export.
-    pub fn from_envelope(_envelope: &[u8]) -> Result<Self, DecodeError> {
-        Err(DecodeError::Missing { part: "implementation" })
+        self.encode_with(Serializer::Json, None)
     }
 
-    /// The envelope with its body in base64, as Celery writes it.
-    pub fn to_envelope(&self) -> Result<String, DecodeError> {
-        Err(DecodeError::Missing { part: "implementation" })
+    /// Writes the message in protocol 2.
+    ///
+    /// # Errors
+    /// The serializer or the compression is not built in, or the serializer has no form for a value: msgpack for an
+    /// integer beyond 64 bits.
+    pub fn encode_with(
+        &self,
+        serializer: Serializer,
+        compression: Option<Compression>,
+    ) -> Result<RawMessage, DecodeError> {
+        let mut text = String::with_capacity(128);
+        self.body.write(&mut text);
+        let body = content::encode(serializer, compression, text)?;
+        let mut head = String::with_capacity(1024);
+        let mut object = writer::Object::new(&mut head);
+        object.text("content-encoding", serializer.content_encoding());
+        object.text("content-type", serializer.content_type());
+        self.headers.write(object.key("headers"), compression);
+        self.properties.write(object.key("properties"));
+        object.end();
+        Ok(RawMessage { head: head.into_boxed_str(), body })
     }
 }

@@ -4,14 +4,37 @@
 //! stay [`Json`], the very text that was read, until somebody asks for a type: what a Python producer wrote travels on
 //! byte for byte.
 
+mod body;
+mod composite;
+mod compression;
+mod content;
+mod date;
+mod envelope;
 mod error;
+mod exception;
+pub mod extended;
+mod headers;
 mod json;
+mod map;
 mod message;
+mod msgpack;
+mod repr;
 mod result;
+mod scan;
 mod signature;
+mod tolerant;
+mod writer;
+mod yaml;
 
+pub use composite::{ChordParts, MapParts};
+pub use content::{Compression, Serializer};
+pub use date::parse_iso8601;
+pub use envelope::HeadSummary;
 pub use error::DecodeError;
+pub use exception::Exception;
 pub use json::{Json, JsonError};
+pub use map::JsonMap;
 pub use message::{Body, Embed, Headers, Message, Properties, RawMessage, TimeLimit};
-pub use result::{Exception, Extended, ResultMeta, ResultTuple};
-pub use signature::{JsonMap, Signature};
+pub use repr::{args_repr, kwargs_repr, python_repr};
+pub use result::{Extended, ResultMeta, ResultTuple};
+pub use signature::Signature;

@@ -38,13 +38,6 @@ impl Store {
     pub fn of<S: Broker + Backend + Transact>(store: Arc<S>) -> Self {
         Self { broker: store.clone(), backend: store.clone(), transact: store }
     }
-
-    /// A broker and a backend that know nothing of each other.
-    #[must_use]
-    pub fn split(broker: Arc<dyn Broker>, backend: Arc<dyn Backend>) -> Self {
-        let transact = Arc::new(Split::new(broker.clone(), backend.clone()));
-        Self { broker, backend, transact }
-    }
 }
 
 /// Writes to broker and backend in one atomic step.
@@ -59,6 +52,12 @@ pub trait Transact: fmt::Debug + Send + Sync + 'static {
     /// safe for a fenced transaction (the second answer is then [`Outcome::Lost`], and `locate`/`fetch` tell what
     /// happened) and for one whose messages carry ids of their own.
     async fn commit(&self, transactions: Vec<Transaction>) -> Result<Vec<Outcome>>;
+
+    /// Whether a transaction is one step even when the process dies in the midst of it, and whether the two halves
+    /// know of each other. [`Split`] says what is weaker where they do not.
+    fn is_atomic(&self) -> bool {
+        true
+    }
 }
 
 /// What belongs together in one atomic step.

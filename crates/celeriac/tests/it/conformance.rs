@@ -1,0 +1,44 @@
+//! The conformance suite, run on every store and every wrapper.
+
+use celeriac::clock::SharedClock;
+use celeriac::memory::MemoryStore;
+use celeriac::store::Store;
+use celeriac::store_suite;
+use celeriac::testing::{FaultPlan, Faulty};
+
+fn in_memory(clock: SharedClock) -> Store {
+    Store::of(MemoryStore::new(clock))
+}
+
+fn in_two(clock: &SharedClock) -> Store {
+    Store::split(&in_memory(clock.clone()), &in_memory(clock.clone()))
+}
+
+store_suite!(memory, |clock| in_memory(clock));
+store_suite!(split, |clock| in_two(&clock));
+store_suite!(faulty, |clock| Faulty::new(in_memory(clock), &FaultPlan::none()));
+store_suite!(faulty_split, |clock| Faulty::new(in_two(&clock), &FaultPlan::none()));
+
+/// A case that the list in the macro forgets would never run.
+#[test]
+fn every_case_is_listed() {
+    let list = include_str!("../../src/testing/conformance/mod.rs");
+    let listed: Vec<&str> = list.lines().map(str::trim).collect();
+    let cases = [
+        include_str!("../../src/testing/conformance/backend.rs"),
+        include_str!("../../src/testing/conformance/broker.rs"),
+        include_str!("../../src/testing/conformance/chord.rs"),
+        include_str!("../../src/testing/conformance/dead.rs"),
+        include_str!("../../src/testing/conformance/lease.rs"),
+        include_str!("../../src/testing/conformance/log.rs"),
+        include_str!("../../src/testing/conformance/random.rs"),
+        include_str!("../../src/testing/conformance/revoke.rs"),
+        include_str!("../../src/testing/conformance/transact.rs"),
+    ];
+    let names = cases
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| line.strip_prefix("pub async fn ")?.split_once('(').map(|(name, _)| name));
+    let forgotten: Vec<&str> = names.filter(|name| !listed.contains(name)).collect();
+    assert!(forgotten.is_empty(), "add them to store_suite!: {forgotten:?}");
+}
