@@ -6,6 +6,8 @@ pub mod clock;
 pub mod id;
 pub mod memory;
 pub mod protocol;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 pub mod state;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]

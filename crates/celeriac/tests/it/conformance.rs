@@ -2,6 +2,7 @@
 
 use celeriac::clock::SharedClock;
 use celeriac::memory::MemoryStore;
+use celeriac::sqlite::{SqliteOptions, SqliteStore};
 use celeriac::store::Store;
 use celeriac::store_suite;
 use celeriac::testing::{FaultPlan, Faulty};
@@ -10,12 +11,24 @@ fn in_memory(clock: SharedClock) -> Store {
     Store::of(MemoryStore::new(clock))
 }
 
+fn in_a_file(clock: SharedClock) -> (Store, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store =
+        SqliteStore::open(folder.path().join("celeriac.db"), SqliteOptions::default(), clock).unwrap();
+    (Store::of(store), folder)
+}
+
 fn in_two(clock: &SharedClock) -> Store {
     Store::split(&in_memory(clock.clone()), &in_memory(clock.clone()))
 }
 
 store_suite!(memory, |clock| in_memory(clock));
 store_suite!(split, |clock| in_two(&clock));
+store_suite!(sqlite, |clock| in_a_file(clock));
+store_suite!(faulty_sqlite, |clock| {
+    let (store, folder) = in_a_file(clock);
+    (Faulty::new(store, &FaultPlan::none()), folder)
+});
 store_suite!(faulty, |clock| Faulty::new(in_memory(clock), &FaultPlan::none()));
 store_suite!(faulty_split, |clock| Faulty::new(in_two(&clock), &FaultPlan::none()));
 

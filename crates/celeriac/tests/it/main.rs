@@ -5,3 +5,4 @@
 mod conformance;
 mod protocol;
 mod protocol_hostile;
+mod sqlite;

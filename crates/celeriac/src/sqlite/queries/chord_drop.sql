@@ -1,0 +1,2 @@
+-- Forgets a chord. ?1 chord.
+DELETE FROM chord WHERE chord = ?1

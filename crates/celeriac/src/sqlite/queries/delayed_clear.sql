@@ -1,0 +1,2 @@
+-- Takes all delayed messages of a queue out. ?1 queue.
+DELETE FROM delayed WHERE queue = ?1

@@ -1,0 +1,2 @@
+-- Forgets a result. ?1 seq.
+DELETE FROM result WHERE seq = ?1

@@ -1,0 +1,516 @@
+//! The embedded store: the conformance suite on one file, and what only a file can do wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use celeriac::State;
+use celeriac::backend::{Backend, LogRecord, Record, Watch};
+use celeriac::broker::{Broker, Reserve, Revocation, Revoke, Routed};
+use celeriac::clock::SystemClock;
+use celeriac::id::{QueueName, TaskId, WorkerName};
+use celeriac::protocol::{Json, RawMessage, ResultMeta, ResultTuple};
+use celeriac::sqlite::{SqliteOptions, SqliteStore};
+use celeriac::state::Phase;
+use celeriac::store::{Error, Outcome, Store, Then, Transact, Transaction};
+use celeriac::store_suite;
+use celeriac::testing::ManualClock;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+store_suite!(one_store, |clock| {
+    let directory = tempfile::tempdir().unwrap();
+    let store =
+        SqliteStore::open(directory.path().join("celeriac.db"), SqliteOptions::default(), clock).unwrap();
+    (Store::of(store), directory)
+});
+
+// As two processes would: the broker of one open store, the backend of another, both on one file.
+store_suite!(two_stores, |clock| {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let one = SqliteStore::open(&path, SqliteOptions::default(), clock.clone()).unwrap();
+    let other = SqliteStore::open(&path, SqliteOptions::default(), clock).unwrap();
+    (Store { broker: one.clone(), backend: other, transact: one }, directory)
+});
+
+const LEASE: Duration = Duration::from_secs(20);
+const FOREVER: Duration = Duration::from_secs(3600);
+
+fn open(path: &Path) -> Arc<SqliteStore> {
+    SqliteStore::open(path, SqliteOptions::default(), SystemClock::shared()).unwrap()
+}
+
+fn refusal(path: &Path) -> Error {
+    SqliteStore::open(path, SqliteOptions::default(), SystemClock::shared())
+        .expect_err("this should be refused")
+}
+
+fn message(id: &str) -> Routed {
+    Routed {
+        task_id: TaskId::from(id),
+        task: "t".into(),
+        queue: QueueName::from("q"),
+        priority: 0,
+        due: None,
+        unique: false,
+        message: RawMessage {
+            head: format!(r#"{{"headers":{{"id":"{id}"}}}}"#).into(),
+            body: bytes::Bytes::from_static(b"[[],{},{}]"),
+        },
+    }
+}
+
+fn wanted(limit: usize, wait: Duration) -> Reserve {
+    Reserve {
+        worker: WorkerName::from("w"),
+        queues: vec![QueueName::from("q")],
+        limit,
+        lease: LEASE,
+        wait,
+        stop: tokio_util::sync::CancellationToken::new(),
+    }
+}
+
+fn success(id: &str) -> ResultMeta {
+    ResultMeta {
+        task_id: TaskId::from(id),
+        state: State::Success,
+        result: Json::parse("[1, 2]").unwrap(),
+        traceback: None,
+        children: None,
+        date_done: None,
+        group_id: None,
+        parent_id: None,
+        extended: None,
+    }
+}
+
+fn end(id: &str) -> LogRecord {
+    LogRecord { task_id: TaskId::from(id), event: "end".into(), data: Json::null() }
+}
+
+/// Reserves one message and settles it with a value.
+async fn run_one(store: &SqliteStore) -> TaskId {
+    let delivery = store.reserve(&wanted(1, FOREVER)).await.unwrap().remove(0);
+    let id = delivery.task_id.clone();
+    let mut settle = Transaction::fenced(delivery.tag, Then::Ack);
+    settle.record.results.push(success(id.as_str()));
+    settle.record.log.push(end(id.as_str()));
+    assert!(store.commit(vec![settle]).await.unwrap()[0].is_committed());
+    id
+}
+
+async fn assert_sound(store: &SqliteStore) {
+    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+}
+
+async fn soon<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), call).await.expect("nothing woke this call")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_is_there_after_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let store = open(&path);
+    store.publish(vec![message("done"), message("held"), message("waits")]).await.unwrap();
+    run_one(&store).await;
+    let held = store.reserve(&wanted(1, FOREVER)).await.unwrap().remove(0);
+    drop(store);
+
+    let store = open(&path);
+    let metas = store.fetch(&[TaskId::from("done")]).await.unwrap();
+    assert_eq!(metas, [Some(success("done"))]);
+    let places = store.locate(&["done", "held", "waits", "never"].map(TaskId::from)).await.unwrap();
+    let phases: Vec<Option<Phase>> =
+        places.iter().map(|place| place.as_ref().map(|place| place.phase)).collect();
+    assert_eq!(phases, [Some(Phase::Settled), Some(Phase::Reserved), Some(Phase::Queued), None]);
+    assert!(
+        store.ack(&[held.tag]).await.unwrap().is_empty(),
+        "a reservation outlives the process that made it"
+    );
+    assert_eq!(store.reserve(&wanted(9, Duration::ZERO)).await.unwrap()[0].message, message("waits").message);
+    assert_sound(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_is_woken_through_the_doorbell() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    // Without the net, only the doorbell can wake.
+    let options = SqliteOptions { poll_interval: FOREVER, ..SqliteOptions::default() };
+    let open = || SqliteStore::open(&path, options.clone(), SystemClock::shared()).unwrap();
+    let (here, there) = (open(), open());
+    for round in 0..20 {
+        let id = format!("task-{round}");
+        let waiting = {
+            let there = there.clone();
+            tokio::spawn(async move { run_one(&there).await })
+        };
+        let watching = {
+            let (here, id) = (here.clone(), TaskId::from(id.as_str()));
+            tokio::spawn(async move { here.wait(&Watch::Result(id), FOREVER).await.unwrap() })
+        };
+        tokio::task::yield_now().await;
+        here.publish(vec![message(&id)]).await.unwrap();
+        assert_eq!(soon(waiting).await.unwrap().as_str(), id);
+        assert!(soon(watching).await.unwrap());
+    }
+    assert_sound(&here).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_is_woken_without_the_doorbell() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let options = SqliteOptions { poll_interval: Duration::from_millis(1), ..SqliteOptions::default() };
+    let there = SqliteStore::open(&path, options, SystemClock::shared()).unwrap();
+    // Another lock file under the same name, as after a careless clean-up: nobody watches the one that is rung.
+    std::fs::remove_file(directory.path().join("celeriac.db-lock")).unwrap();
+    let here = open(&path);
+    let waiting = tokio::spawn(async move { run_one(&there).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    here.publish(vec![message("a")]).await.unwrap();
+    assert_eq!(soon(waiting).await.unwrap().as_str(), "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_stuck_in_its_commit_makes_others_fail_and_not_hang() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let options = SqliteOptions { busy_timeout: Duration::from_millis(20), ..SqliteOptions::default() };
+    let store = SqliteStore::open(&path, options, SystemClock::shared()).unwrap();
+    let stuck = std::fs::File::open(directory.path().join("celeriac.db-lock")).unwrap();
+    stuck.lock().unwrap();
+    for _ in 0..3 {
+        let refused = store.publish(vec![message("a")]).await.unwrap_err();
+        assert!(matches!(refused, Error::Unavailable { .. }), "{refused}");
+    }
+    stuck.unlock().unwrap();
+    // The turn that came too late is passed on, to others and to ourselves.
+    soon(async {
+        while !matches!(tokio::task::block_in_place(|| stuck.try_lock()), Ok(())) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    stuck.unlock().unwrap();
+    store.publish(vec![message("a")]).await.unwrap();
+    assert_sound(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_reaches_a_worker_in_another_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let (here, there) = (open(&path), open(&path));
+    here.publish(vec![message("a")]).await.unwrap();
+    let held = there.reserve(&wanted(1, FOREVER)).await.unwrap().remove(0);
+    let told = {
+        let there = there.clone();
+        tokio::spawn(async move { there.interrupts(&WorkerName::from("w"), &[], FOREVER).await.unwrap() })
+    };
+    let revoke = Revoke { ids: vec!["a".into()], terminate: true, worker: "r".into(), lease: LEASE };
+    let found = here.revoke(&revoke).await.unwrap();
+    assert!(matches!(&found[0], Revocation::Held { worker } if worker.as_str() == "w"), "{found:?}");
+    let told = soon(told).await.unwrap();
+    assert_eq!(told.iter().map(|one| (&one.tag, one.terminate)).collect::<Vec<_>>(), [(&held.tag, true)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_lost_in_one_process_is_fenced_in_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let clock = ManualClock::new();
+    let open = || SqliteStore::open(&path, SqliteOptions::default(), clock.shared()).unwrap();
+    let (here, there) = (open(), open());
+    here.publish(vec![message("a")]).await.unwrap();
+    let lost = here.reserve(&wanted(1, FOREVER)).await.unwrap().remove(0);
+    clock.advance(LEASE + Duration::from_secs(1));
+    assert_eq!(there.restore().await.unwrap(), 1);
+    let held = there.reserve(&wanted(1, FOREVER)).await.unwrap().remove(0);
+    assert_eq!(held.deliveries, 2);
+
+    let settle = Transaction::fenced(lost.tag.clone(), Then::Ack);
+    assert_eq!(here.commit(vec![settle]).await.unwrap(), [Outcome::Lost]);
+    let mut settle = Transaction::fenced(lost.tag, Then::Ack);
+    settle.record.results.push(success("a"));
+    settle.publish.push(message("b"));
+    assert_eq!(here.commit(vec![settle]).await.unwrap(), [Outcome::Lost]);
+    assert_eq!(here.fetch(&["a".into()]).await.unwrap(), [None]);
+    assert_eq!(here.locate(&["b".into()]).await.unwrap(), [None]);
+    let settle = Transaction::fenced(held.tag, Then::Ack);
+    assert!(there.commit(vec![settle]).await.unwrap()[0].is_committed());
+    assert_sound(&here).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_in_two_processes_share_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let mut running = Vec::new();
+    for process in 0..2 {
+        let store = open(&path);
+        for producer in 0..4 {
+            let store = store.clone();
+            running.push(tokio::spawn(async move {
+                for n in 0..25 {
+                    store.publish(vec![message(&format!("{process}-{producer}-{n}"))]).await.unwrap();
+                    run_one(&store).await;
+                }
+            }));
+        }
+    }
+    for task in running {
+        soon(task).await.unwrap();
+    }
+    let store = open(&path);
+    assert_sound(&store).await;
+    let feed = store.feed(0, 1000).await.unwrap();
+    assert_eq!(feed.len(), 200);
+    assert!(feed.windows(2).all(|pair| pair[0].number < pair[1].number));
+    assert!(store.queues().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abandoned_reserve_gives_its_messages_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("celeriac.db"));
+    store.publish(vec![message("a")]).await.unwrap();
+    let request = wanted(1, FOREVER);
+    loop {
+        // Asked once, the call has sent its wish to the writer; then nobody asks again.
+        let mut call = pin!(store.reserve(&request));
+        match std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+            Poll::Pending => {}
+            // The writer was quicker than the call: not what is to be seen here.
+            Poll::Ready(deliveries) => {
+                store.requeue(&[deliveries.unwrap()[0].tag.clone()], None, false).await.unwrap();
+                continue;
+            }
+        }
+        let is_held = async || {
+            let place = store.locate(&["a".into()]).await.unwrap().remove(0);
+            place.unwrap().phase == Phase::Reserved
+        };
+        soon(async { while !is_held().await {} }).await;
+        break;
+    }
+    let again = soon(store.reserve(&wanted(1, FOREVER))).await.unwrap();
+    assert_eq!(again[0].deliveries, 1, "what nobody received is no delivery");
+    assert_sound(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_file_refuses_and_recovers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let options = SqliteOptions { file_bytes_max: Some(512 * 1024), ..SqliteOptions::default() };
+    let store = SqliteStore::open(&path, options, SystemClock::shared()).unwrap();
+    let large = |n: usize| Routed {
+        message: RawMessage { head: "{}".into(), body: vec![b'x'; 64 * 1024].into() },
+        ..message(&format!("large-{n}"))
+    };
+    let mut kept = 0;
+    let refused = loop {
+        match store.publish(vec![large(kept)]).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+        assert!(kept < 100, "the bound should have been met");
+    };
+    assert!(matches!(&refused, Error::Full { what } if what.ends_with("celeriac.db")), "{refused}");
+    assert!(refused.is_transient());
+    assert_eq!(store.locate(&[TaskId::from(format!("large-{kept}"))]).await.unwrap(), [None]);
+
+    assert_eq!(store.purge(&"q".into()).await.unwrap().len(), kept);
+    let ids: Vec<TaskId> = (0..kept).map(|n| TaskId::from(format!("large-{n}"))).collect();
+    store.forget(&ids).await.unwrap();
+    store.publish(vec![large(kept)]).await.unwrap();
+    assert_eq!(run_one(&store).await.as_str(), format!("large-{kept}"));
+    assert_sound(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_are_trimmed_at_their_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { log_bound: 10, ..SqliteOptions::default() };
+    let store =
+        SqliteStore::open(directory.path().join("celeriac.db"), options, SystemClock::shared()).unwrap();
+    store.publish(vec![message("a")]).await.unwrap();
+    let log = (0..25).map(|_| end("a")).collect();
+    store.record(vec![Record { log, ..Record::default() }]).await.unwrap();
+    let page = store.log(&"a".into(), 0, 100).await.unwrap().unwrap();
+    assert_eq!((page.first, page.last, page.entries.len(), page.ended), (16, 25, 10, false));
+    assert_eq!(page.entries[0].position, 16);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_of_the_feed_never_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let store = open(&path);
+    store.publish(vec![message("a")]).await.unwrap();
+    run_one(&store).await;
+    let newest = store.feed_end().await.unwrap();
+    store.forget(&["a".into()]).await.unwrap();
+    drop(store);
+    let store = open(&path);
+    store.publish(vec![message("b")]).await.unwrap();
+    run_one(&store).await;
+    assert_eq!(store.feed(newest, 10).await.unwrap().len(), 1, "who had read up to {newest} misses nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sweeping_goes_on_where_it_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new();
+    let store =
+        SqliteStore::open(directory.path().join("x.db"), SqliteOptions::default(), clock.shared()).unwrap();
+    store.publish((0..100).map(|n| message(&format!("task-{n}"))).collect()).await.unwrap();
+    for _ in 0..99 {
+        run_one(&store).await;
+    }
+    clock.advance(Duration::from_secs(60));
+    let before = celeriac::clock::Clock::now(&clock);
+    let mut swept = Vec::new();
+    for _ in 0..5 {
+        swept.push(store.sweep(before, 30).await.unwrap());
+    }
+    assert_eq!(swept, [30, 30, 30, 9, 0]);
+    assert!(store.locate(&["task-99".into()]).await.unwrap()[0].is_some(), "what waits is not swept");
+    assert_eq!(store.stats().await.unwrap().tasks, 1);
+    assert_sound(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_a_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("celeriac.db"));
+    let mut done = success("a");
+    let child = ResultTuple { id: "b".into(), parent: None, children: None };
+    done.children = Some(vec![child]);
+    store.record(vec![Record { results: vec![done.clone()], ..Record::default() }]).await.unwrap();
+    let copy = directory.path().join("copy.db");
+    store.backup(&copy).await.unwrap();
+    assert!(matches!(store.backup(&copy).await, Err(Error::Open { .. })), "a backup overwrites nothing");
+    assert_eq!(open(&copy).fetch(&["a".into()]).await.unwrap(), [Some(done)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_finds_a_message_that_is_nowhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    let store = open(&path);
+    store.publish(vec![message("a")]).await.unwrap();
+    Connection::open(&path).unwrap().execute("DELETE FROM ready", ()).unwrap();
+    let problems = store.check().await.unwrap().join("\n");
+    assert!(problems.contains("task a has neither a message in any place nor a result"), "{problems}");
+    assert!(problems.contains("queue q counts 1 ready and 0 delayed instead of 0 and 0"), "{problems}");
+}
+
+#[test]
+fn a_newer_layout_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    drop(open(&path));
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let refused = refusal(&path);
+    assert!(matches!(refused, Error::Newer { found: 99, known: 1, .. }), "{refused}");
+}
+
+#[test]
+fn the_database_of_another_program_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("other.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE task (id); PRAGMA user_version = 3;")
+        .unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let refused = refusal(&path).to_string();
+    assert!(refused.contains("other.db") && refused.contains("another program"), "{refused}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(names(&directory), ["other.db"]);
+}
+
+#[test]
+fn what_is_no_database_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    std::fs::write(&path, "not a database, and longer than its header would be\n".repeat(100)).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let refused = refusal(&path).to_string();
+    assert!(refused.contains("notes.txt") && refused.contains("not a SQLite database"), "{refused}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(names(&directory), ["notes.txt"]);
+}
+
+#[test]
+fn a_damaged_layout_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    drop(open(&path));
+    Connection::open(&path).unwrap().execute_batch("DROP TABLE lease").unwrap();
+    let refused = refusal(&path);
+    assert!(matches!(&refused, Error::Corrupt { why, .. } if why.contains("lease")), "{refused}");
+}
+
+#[test]
+fn paths_that_cannot_be_a_store_say_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    for (path, expected) in [
+        (Path::new(":memory:").to_owned(), "memory://"),
+        (Path::new("").to_owned(), "name a file"),
+        (directory.path().to_owned(), "is a directory"),
+        (directory.path().join("absent/celeriac.db"), "make the directory first"),
+    ] {
+        let refused = refusal(&path);
+        assert!(matches!(refused, Error::Open { .. }), "{refused}");
+        assert!(refused.to_string().contains(expected), "{path:?}: {refused}");
+    }
+    assert!(names(&directory).is_empty());
+}
+
+#[test]
+fn a_lock_file_that_cannot_be_made_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    std::fs::create_dir(directory.path().join("celeriac.db-lock")).unwrap();
+    let refused = refusal(&path);
+    assert!(matches!(&refused, Error::Open { what, .. } if what.ends_with("celeriac.db-lock")), "{refused}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_be_read_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("celeriac.db");
+    drop(open(&path));
+    let locked_away = std::fs::Permissions::from_mode(0o000);
+    std::fs::set_permissions(&path, locked_away).unwrap();
+    if std::fs::File::open(&path).is_ok() {
+        // The superuser may read anything; nothing can be refused to it this way.
+        return;
+    }
+    let refused = refusal(&path);
+    assert!(matches!(&refused, Error::Open { remedy, .. } if remedy.contains("permission")), "{refused}");
+}
+
+fn names(directory: &TempDir) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
