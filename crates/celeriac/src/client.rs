@@ -1,0 +1,318 @@
+//! Sending: a signature becomes messages on queues.
+
+use std::time::Duration;
+
+use crate::app::Celeriac;
+use crate::backend::Record;
+use crate::broker::{Revocation, Revoke};
+use crate::canvas::{Given, Plan, Planner, Signature, plan};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::id::{QueueName, TaskId, WorkerName};
+use crate::protocol::{self, Json, JsonMap, ResultMeta, ResultTuple};
+use crate::result::AsyncResult;
+use crate::state::{Phase, State};
+use crate::store::{Outcome, Transaction};
+use crate::task::{self, Dynamic, Typed};
+
+/// How a call is to be made: Celery's options of `apply_async`. What is `None` is left to the signature, the task and
+/// the settings, in this order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CallOptions {
+    /// Not before this time.
+    pub eta: Option<Timestamp>,
+    /// Not before this much time has passed.
+    pub countdown: Option<Duration>,
+    /// Revoked when not begun by this time.
+    pub expires: Option<Timestamp>,
+    /// 0 is consumed first, 9 last.
+    pub priority: Option<u8>,
+    /// The queue.
+    pub queue: Option<String>,
+    /// The id; by default a fresh one.
+    pub task_id: Option<TaskId>,
+    /// Makes calls of one task with the same key one call: those after the first are not sent, and get the same id, for
+    /// as long as the result is kept.
+    pub idempotency_key: Option<String>,
+    /// The hard time limit.
+    pub time_limit: Option<Duration>,
+    /// The soft time limit.
+    pub soft_time_limit: Option<Duration>,
+    /// Keep no result.
+    pub ignore_result: Option<bool>,
+    /// The name to show.
+    pub shadow: Option<String>,
+    /// Applied with the value after success.
+    pub link: Vec<protocol::Signature>,
+    /// Applied with the task's id after failure.
+    pub link_error: Vec<protocol::Signature>,
+    /// Headers of the application's own.
+    pub headers: JsonMap,
+}
+
+impl CallOptions {
+    /// The options under the names of the wire.
+    pub(crate) fn into_wire(self) -> Result<JsonMap> {
+        let mut options = JsonMap::new();
+        let mut set = |name: &str, value: Result<Json, protocol::JsonError>| {
+            let value = value.map_err(|why| Error::invalid(name, why))?;
+            options.insert(name.to_owned(), value);
+            Ok::<_, Error>(())
+        };
+        let seconds = |duration: Duration| Json::from_value(&duration.as_secs_f64());
+        if let Some(eta) = self.eta {
+            set("eta", Json::from_value(&eta.to_string()))?;
+        }
+        if let Some(countdown) = self.countdown {
+            set("countdown", seconds(countdown))?;
+        }
+        if let Some(expires) = self.expires {
+            set("expires", Json::from_value(&expires.to_string()))?;
+        }
+        if let Some(priority) = self.priority {
+            set("priority", Json::from_value(&priority))?;
+        }
+        if let Some(queue) = self.queue {
+            set("queue", Json::from_value(&queue))?;
+        }
+        if let Some(task_id) = self.task_id {
+            set("task_id", Json::from_value(&task_id))?;
+        }
+        if let Some(key) = self.idempotency_key {
+            set("idempotency_key", Json::from_value(&key))?;
+        }
+        if let Some(limit) = self.time_limit {
+            set("time_limit", seconds(limit))?;
+        }
+        if let Some(limit) = self.soft_time_limit {
+            set("soft_time_limit", seconds(limit))?;
+        }
+        if let Some(ignore) = self.ignore_result {
+            set("ignore_result", Json::from_value(&ignore))?;
+        }
+        if let Some(shadow) = self.shadow {
+            set("shadow", Json::from_value(&shadow))?;
+        }
+        if !self.link.is_empty() {
+            set("link", Json::from_value(&self.link))?;
+        }
+        if !self.link_error.is_empty() {
+            set("link_error", Json::from_value(&self.link_error))?;
+        }
+        if !self.headers.is_empty() {
+            set("headers", Json::from_value(&self.headers))?;
+        }
+        Ok(options)
+    }
+}
+
+/// What [`Celeriac::revoke`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoked {
+    /// It waited for its time, and is revoked.
+    Scheduled,
+    /// It waited for a worker, and is revoked.
+    Queued,
+    /// A worker holds it. With `terminate` it has been told to stop the run; without, the run goes on, and only another
+    /// attempt of the task would be refused.
+    Running {
+        /// The worker.
+        worker: WorkerName,
+        /// Whether it was told to stop the run.
+        terminate: bool,
+    },
+    /// It was finished already.
+    Finished,
+    /// No store knows the id.
+    Unknown,
+}
+
+impl Celeriac {
+    /// Calls a task by name, be it written in Rust or not, with positional arguments.
+    ///
+    /// # Errors
+    /// When the message cannot be made or stored.
+    pub async fn send_task(
+        &self,
+        task: &str,
+        args: Vec<Json>,
+        kwargs: JsonMap,
+        options: CallOptions,
+    ) -> Result<AsyncResult<Json>> {
+        let signature = protocol::Signature::new(task, args, kwargs);
+        Signature::<Dynamic>::from_wire(signature).apply_async(self, options).await
+    }
+
+    /// Sends many calls in one write, all or none.
+    ///
+    /// # Errors
+    /// When one of the messages cannot be made, or they cannot be stored.
+    pub async fn publish_batch<T: Typed>(
+        &self,
+        signatures: &[Signature<T>],
+    ) -> Result<Vec<AsyncResult<T::Output>>> {
+        let mut transaction = Transaction::default();
+        let mut results = Vec::with_capacity(signatures.len());
+        for signature in signatures {
+            let plan = self.plan(signature.wire(), JsonMap::new())?;
+            transaction.publish.extend(plan.publish);
+            transaction.record.chords.extend(plan.chords);
+            results.push((plan.result, plan.children));
+        }
+        self.send(transaction).await?;
+        Ok(results.into_iter().map(|(result, children)| self.sent(result, children)).collect())
+    }
+
+    pub(crate) async fn apply<R>(
+        &self,
+        signature: &protocol::Signature,
+        options: JsonMap,
+    ) -> Result<AsyncResult<R>> {
+        let plan = self.plan(signature, options)?;
+        let mut transaction = Transaction::publish(plan.publish);
+        transaction.record.chords = plan.chords;
+        self.send(transaction).await?;
+        Ok(self.sent(plan.result, plan.children))
+    }
+
+    fn plan(&self, signature: &protocol::Signature, options: JsonMap) -> Result<Plan> {
+        let parent = task::current();
+        let planner = Planner {
+            parent_id: parent.as_ref().map(|cx| cx.task_id().clone()),
+            root_id: parent
+                .as_ref()
+                .map(|cx| cx.headers().root_id.as_deref().map_or_else(|| cx.task_id().clone(), TaskId::from)),
+            ..self.planner()
+        };
+        Ok(plan(signature, Given { options, ..Given::default() }, &planner)?)
+    }
+
+    /// Plans in the name of nobody.
+    pub(crate) fn planner(&self) -> Planner<'_> {
+        Planner {
+            now: self.clock().now(),
+            parent_id: None,
+            root_id: None,
+            origin: self.origin(),
+            router: self.router(),
+            inherited_priority: None,
+            ids: &fresh_id,
+        }
+    }
+
+    fn sent<R>(&self, result: ResultTuple, children: Vec<ResultTuple>) -> AsyncResult<R> {
+        if let Some(parent) = task::current() {
+            parent.add_children(children);
+        }
+        AsyncResult::new(self.clone(), result)
+    }
+
+    /// Publishes, and tries again while the store is away: Celery's `task_publish_retry`. What is repeated is sent as
+    /// `unique`, so that a reply that was lost does not become a task that runs twice.
+    async fn send(&self, mut transaction: Transaction) -> Result<()> {
+        let mut attempt = 0;
+        loop {
+            match self.store().transact.commit(vec![transaction.clone()]).await {
+                Ok(outcomes) => match outcomes.into_iter().next() {
+                    Some(Outcome::Committed { .. }) => return Ok(()),
+                    other => {
+                        let what = format!("publish answered {other:?}");
+                        return Err(crate::store::Error::unavailable("publish", what).into());
+                    }
+                },
+                Err(error) if error.is_transient() && attempt < PUBLISH_RETRIES => {
+                    tracing::warn!(%error, attempt, "publish failed, trying again");
+                    tokio::time::sleep(PUBLISH_RETRY_STEP * attempt).await;
+                    attempt += 1;
+                    for message in &mut transaction.publish {
+                        message.unique = true;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The handle of a task sent before, perhaps by another process.
+    #[must_use]
+    pub fn async_result<R>(&self, task_id: impl Into<TaskId>) -> AsyncResult<R> {
+        let id = task_id.into().as_str().to_owned();
+        AsyncResult::new(self.clone(), ResultTuple { id, parent: None, children: None })
+    }
+
+    /// Drops everything that waits on `queue`, due or not, and says how many messages there were. Their tasks end in
+    /// REVOKED; nothing that would follow them is told, as with Celery's `purge`.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn purge(&self, queue: &QueueName) -> Result<usize> {
+        let purged = self.store().broker.purge(queue).await?;
+        let now = self.clock().now();
+        let exception = protocol::Exception::with_args(
+            "celery.exceptions",
+            "TaskRevokedError",
+            vec![Json::string("purged")],
+        );
+        for ids in purged.chunks(PURGE_BATCH) {
+            let results: Vec<ResultMeta> = ids
+                .iter()
+                .map(|task_id| ResultMeta {
+                    task_id: task_id.clone(),
+                    state: State::Revoked,
+                    result: exception.encode(),
+                    traceback: None,
+                    children: None,
+                    date_done: Some(now),
+                    group_id: None,
+                    parent_id: None,
+                    extended: None,
+                })
+                .collect();
+            let log = results.iter().map(crate::canvas::end_record).collect();
+            self.store().backend.record(vec![Record { results, log, ..Record::default() }]).await?;
+        }
+        Ok(purged.len())
+    }
+
+    /// Revokes tasks: what waits ends in REVOKED at once; what runs is stopped when `terminate` is set. Says what
+    /// happened to each, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be written; revoking again is safe.
+    pub async fn revoke(&self, ids: &[TaskId], terminate: bool) -> Result<Vec<Revoked>> {
+        let worker = WorkerName::from(self.origin());
+        let lease = self.config().visibility_timeout;
+        let request = Revoke { ids: ids.to_vec(), terminate, worker, lease };
+        let found = self.store().broker.revoke(&request).await?;
+        let mut settlements = Vec::new();
+        let mut answers = Vec::with_capacity(found.len());
+        for revocation in found {
+            answers.push(match revocation {
+                Revocation::Taken { phase, delivery } => {
+                    settlements.push(crate::worker::settle_revoked(self, &delivery, "revoked"));
+                    if phase == Phase::Delayed { Revoked::Scheduled } else { Revoked::Queued }
+                }
+                Revocation::Held { worker } => Revoked::Running { worker, terminate },
+                Revocation::Finished => Revoked::Finished,
+                Revocation::Unknown => Revoked::Unknown,
+            });
+        }
+        if !settlements.is_empty() {
+            let outcomes = self.store().transact.commit(settlements).await?;
+            for outcome in outcomes {
+                if let Outcome::Committed { ready, .. } = outcome {
+                    crate::worker::fire_chords(self, ready).await;
+                }
+            }
+        }
+        Ok(answers)
+    }
+}
+
+fn fresh_id() -> String {
+    TaskId::random().as_str().to_owned()
+}
+
+const PURGE_BATCH: usize = 1_000;
+const PUBLISH_RETRIES: u32 = 3;
+const PUBLISH_RETRY_STEP: Duration = Duration::from_millis(200);

@@ -1,0 +1,123 @@
+//! Every setting under Celery's name, with its meaning, unit and default.
+
+use std::time::Duration;
+
+use crate::id::QueueName;
+
+/// The settings of an application. Names are Celery's where Celery has the setting.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The queue of a task that no route sends elsewhere. Default `celery`.
+    pub task_default_queue: QueueName,
+    /// The priority of a task that names none: 0 is consumed first, 9 last. Default 0.
+    pub task_default_priority: u8,
+    /// Where tasks go by name; the first match wins, exact names before globs. Default none.
+    pub task_routes: Vec<Route>,
+    /// Whether a message is acknowledged after its task ended, so that a lost worker's task runs again. Default true;
+    /// Celery's is false. With false a task runs at most once, and a lost worker's task ends in FAILURE.
+    pub task_acks_late: bool,
+    /// Whether results are not kept, unless the task or the call says otherwise. Default false.
+    pub task_ignore_result: bool,
+    /// Whether FAILURE is stored even where results are ignored. Default false.
+    pub task_store_errors_even_if_ignored: bool,
+    /// Whether STARTED is stored when a task begins, one more write for each. Default false.
+    pub task_track_started: bool,
+    /// The hard time limit of a task that names none. Default none.
+    pub task_time_limit: Option<Duration>,
+    /// The soft time limit of a task that names none. Default none.
+    pub task_soft_time_limit: Option<Duration>,
+    /// How often a task may be delivered before it is put with the dead letters: a worker that dies with it counts, a
+    /// hand-back at shutdown does not. Default 3.
+    pub task_max_deliveries: u32,
+    /// The bound on one message's body, and on a result. Default 16 MiB.
+    pub task_body_bytes_max: usize,
+    /// How long results, logs and steps of finished tasks are kept; `None` for ever. Default one day.
+    pub result_expires: Option<Duration>,
+    /// Whether results tell name, arguments, worker, retries and queue too. Default false.
+    pub result_extended: bool,
+    /// How long a worker's hold on a message lasts without being renewed; it is renewed at a third of this. A crashed
+    /// worker's tasks start elsewhere after this and `worker_restore_interval`. Celery's `visibility_timeout`. Default
+    /// 20 s.
+    pub visibility_timeout: Duration,
+    /// How many tasks a worker runs at once. Default: the number of cores.
+    pub worker_concurrency: usize,
+    /// How often a worker looks for expired leases, unfired chords and expired results. Default 5 s.
+    pub worker_restore_interval: Duration,
+    /// How long a warm shutdown waits for running tasks before it hands them back. Celery's
+    /// `worker_soft_shutdown_timeout`. Default 30 s.
+    pub worker_shutdown_timeout: Duration,
+    /// How long a task that is told to stop may take to do so, before it is dropped. Default 5 s.
+    pub worker_revoke_grace: Duration,
+    /// After how long a message whose task no worker knew is tried again. Default 5 s.
+    pub worker_unknown_task_delay: Duration,
+    /// Bounds of what tasks may write to their logs.
+    pub stream: StreamConfig,
+}
+
+/// Bounds and timing of streams.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct StreamConfig {
+    /// Tokens written within this time share one record. Default 20 ms.
+    pub token_interval: Duration,
+    /// Tokens share a record up to this many bytes. Default 1 KiB.
+    pub token_bytes_max: usize,
+    /// The bound on one record's data. Default 256 KiB.
+    pub record_bytes_max: usize,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            token_interval: Duration::from_millis(20),
+            token_bytes_max: 1024,
+            record_bytes_max: 256 * 1024,
+        }
+    }
+}
+
+/// Sends tasks to a queue by name: Celery's `task_routes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// A task name, or a glob: `*` stands for any text.
+    pub pattern: String,
+    /// The queue; `None` leaves the default.
+    pub queue: Option<QueueName>,
+    /// The priority; `None` leaves the default.
+    pub priority: Option<u8>,
+}
+
+impl Route {
+    /// Tasks named `pattern` go to `queue`.
+    pub fn to(pattern: impl Into<String>, queue: impl Into<QueueName>) -> Self {
+        Self { pattern: pattern.into(), queue: Some(queue.into()), priority: None }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            task_default_queue: QueueName::from("celery"),
+            task_default_priority: 0,
+            task_routes: Vec::new(),
+            task_acks_late: true,
+            task_ignore_result: false,
+            task_store_errors_even_if_ignored: false,
+            task_track_started: false,
+            task_time_limit: None,
+            task_soft_time_limit: None,
+            task_max_deliveries: 3,
+            task_body_bytes_max: 16 << 20,
+            result_expires: Some(Duration::from_secs(24 * 3600)),
+            result_extended: false,
+            visibility_timeout: Duration::from_secs(20),
+            worker_concurrency: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            worker_restore_interval: Duration::from_secs(5),
+            worker_shutdown_timeout: Duration::from_secs(30),
+            worker_revoke_grace: Duration::from_secs(5),
+            worker_unknown_task_delay: Duration::from_secs(5),
+            stream: StreamConfig::default(),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Looks at a delivery and decides what is to be done with it, before anything runs.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::builtin::{self, Builtin};
+use super::ending::{self, Count};
+use crate::broker::Delivery;
+use crate::clock::after;
+use crate::protocol::{Exception, Message};
+use crate::store::{Then, Transaction};
+use crate::task::RegisteredTask;
+
+/// What is to be done with a delivery.
+pub(super) enum Verdict {
+    /// Run it.
+    Run(Box<Call>),
+    /// Settle or hand back without running.
+    Settle(Box<Transaction>, Count),
+}
+
+/// A delivery that is to run.
+pub(super) struct Call {
+    pub(super) message: Message,
+    pub(super) task: Runnable,
+    pub(super) acks_late: bool,
+}
+
+/// What runs.
+pub(super) enum Runnable {
+    /// A task of the application.
+    Task(Arc<RegisteredTask>),
+    /// One that every worker knows.
+    Builtin(Builtin),
+}
+
+pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
+    let app = &shared.app;
+    let config = app.config();
+    let now = app.clock().now();
+    let settle = |transaction: Transaction, count| Verdict::Settle(Box::new(transaction), count);
+
+    let message = match Message::decode(&delivery.message) {
+        Ok(message) => message,
+        Err(error) => {
+            tracing::error!(task_id = %delivery.task_id, %error, "message cannot be decoded, put with the dead letters");
+            return settle(ending::undecodable(app, delivery, &error), Count::Failed);
+        }
+    };
+    let task_id = &delivery.task_id;
+    // Another worker may have finished it and been lost before the acknowledgement, where broker and backend are two
+    // stores: the result says so. As celery/app/trace.py, `successful`, with `worker_deduplicate_successful_tasks`.
+    if delivery.deliveries > 1
+        && let Ok(found) = app.store().backend.fetch(std::slice::from_ref(task_id)).await
+        && found.first().is_some_and(|meta| meta.as_ref().is_some_and(|meta| meta.state.is_ready()))
+    {
+        tracing::info!(%task_id, "finished before, acknowledged without running");
+        return settle(Transaction::fenced(delivery.tag.clone(), Then::Ack), Count::None);
+    }
+    if delivery.revoked {
+        return settle(ending::revoked(app, delivery, &message, "revoked", false), Count::Revoked);
+    }
+    if message.headers.expires.is_some_and(|expires| expires <= now) {
+        return settle(ending::revoked(app, delivery, &message, "expired", false), Count::Revoked);
+    }
+    let Some(task) = runnable(shared, &message) else {
+        let name = &message.headers.task;
+        let delay = config.worker_unknown_task_delay;
+        tracing::warn!(%task_id, task = %name, ?delay, "no such task here, handed back for a worker that knows it");
+        let then = Then::Requeue { due: Some(after(now, delay)), counted: false };
+        return settle(Transaction::fenced(delivery.tag.clone(), then), Count::HandedBack);
+    };
+    let options = match &task {
+        Runnable::Task(task) => Some(&task.options),
+        Runnable::Builtin(_) => None,
+    };
+    let acks_late = options.and_then(|options| options.acks_late).unwrap_or(config.task_acks_late);
+    if delivery.begun && !acks_late {
+        let lost = Exception::worker_lost(
+            "the worker was lost after it had begun the task, which runs at most once",
+        );
+        return settle(ending::failed_unrun(app, delivery, &message, &lost, None), Count::Failed);
+    }
+    if delivery.deliveries > config.task_max_deliveries {
+        let reason = format!(
+            "{} workers were lost with this task, or it was rejected as often: no more deliveries",
+            delivery.deliveries - 1
+        );
+        tracing::error!(%task_id, task = %message.headers.task, %reason, "put with the dead letters");
+        let lost = Exception::worker_lost(&reason);
+        return settle(ending::failed_unrun(app, delivery, &message, &lost, Some(reason)), Count::Failed);
+    }
+    if message.headers.eta.is_some_and(|eta| eta > now) {
+        let then = Then::Requeue { due: message.headers.eta, counted: false };
+        return settle(Transaction::fenced(delivery.tag.clone(), then), Count::None);
+    }
+    if let Some(limit) = options.and_then(|options| options.rate_limit)
+        && let Some(due) = shared.rates.take(&message.headers.task, limit, task_id, now)
+    {
+        let then = Then::Requeue { due: Some(due), counted: false };
+        return settle(Transaction::fenced(delivery.tag.clone(), then), Count::None);
+    }
+    Verdict::Run(Box::new(Call { message, task, acks_late }))
+}
+
+fn runnable(shared: &Shared, message: &Message) -> Option<Runnable> {
+    let registry = shared.app.registry();
+    if builtin::is_builtin(&message.headers.task) {
+        return Builtin::resolve(message, registry).map(Runnable::Builtin);
+    }
+    registry.task(&message.headers.task).cloned().map(Runnable::Task)
+}

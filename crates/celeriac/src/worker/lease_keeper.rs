@@ -1,0 +1,50 @@
+//! Renews the lease of everything held, and stops what has lost it.
+//!
+//! It has a thread and a runtime of its own, so that a task that never yields cannot keep it from its work: what runs,
+//! runs once, for however long.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use crate::task::CancelReason;
+
+/// The most that one call renews.
+const EXTEND_MAX: usize = 1_000;
+
+pub(super) fn spawn(shared: Arc<Shared>, done: CancellationToken) -> std::io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new()
+        .name("celeriac-lease".to_owned())
+        .spawn(move || runtime.block_on(keep(&shared, &done)))
+}
+
+async fn keep(shared: &Shared, done: &CancellationToken) {
+    let lease = shared.app.config().visibility_timeout;
+    // Two renewals may fail before a lease passes.
+    let mut ticks = tokio::time::interval(lease / 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = done.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        for tags in shared.held.tags().chunks(EXTEND_MAX) {
+            match shared.app.store().broker.extend(tags, lease).await {
+                Ok(lost) => {
+                    for tag in lost {
+                        // What was settled since the tags were listed is not held any more, and not lost.
+                        if shared.held.cancel(&tag, CancelReason::LeaseLost) {
+                            tracing::warn!(%tag, "lease lost, stopping its run");
+                        }
+                    }
+                }
+                // The runs go on: while the store is away nobody else can reserve, and their ends are fenced.
+                Err(error) => tracing::warn!(%error, "cannot renew leases, trying again"),
+            }
+        }
+    }
+}

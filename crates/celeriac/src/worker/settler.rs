@@ -1,0 +1,167 @@
+//! Writes the ends of runs, many at once: takes all that wait, commits them together, and frees what they held.
+//!
+//! While the store is away the ends wait here, their leases renewed, and are tried again; the bound on how many wait is
+//! what then stops the worker from taking more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::ending::{self, Count};
+use super::{Shared, fire_chords};
+use crate::id::DeliveryTag;
+use crate::store::{Error, Outcome, Transaction};
+
+/// Ends that may wait to be written.
+const BOUND: usize = 1_024;
+/// Ends written in one commit.
+const BATCH_MAX: usize = 512;
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// How long a worker that shuts down tries to reach a store that is away. What is not written then runs again when its
+/// lease has passed.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way to the settler.
+#[derive(Debug)]
+pub(crate) struct Settler {
+    sender: mpsc::Sender<Settlement>,
+}
+
+/// What waits to be written.
+#[derive(Debug)]
+pub(super) struct Settlement {
+    transaction: Transaction,
+    /// The reservation it ends, and what that counts as.
+    ends: Option<(DeliveryTag, Count)>,
+    answer: Option<oneshot::Sender<Outcome>>,
+}
+
+pub(super) fn channel() -> (Settler, mpsc::Receiver<Settlement>) {
+    let (sender, receiver) = mpsc::channel(BOUND);
+    (Settler { sender }, receiver)
+}
+
+impl Settler {
+    /// Ends a reservation; returns when the end waits to be written.
+    pub(super) async fn settle(&self, tag: DeliveryTag, transaction: Transaction, count: Count) {
+        let settlement = Settlement { transaction, ends: Some((tag, count)), answer: None };
+        // The settler outlives every run, so this fails only when it has panicked; the lease then passes.
+        let _ = self.sender.send(settlement).await;
+    }
+
+    /// Writes something that does not end a reservation, and waits for what became of it.
+    pub(super) async fn commit(&self, transaction: Transaction) -> Option<Outcome> {
+        let (answer, answered) = oneshot::channel();
+        let settlement = Settlement { transaction, ends: None, answer: Some(answer) };
+        self.sender.send(settlement).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut settlements: mpsc::Receiver<Settlement>,
+    done: CancellationToken,
+) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    loop {
+        let received = tokio::select! {
+            biased;
+            received = settlements.recv_many(&mut batch, BATCH_MAX) => received,
+            () = done.cancelled() => 0,
+        };
+        if received == 0 {
+            return;
+        }
+        write(&shared, std::mem::take(&mut batch)).await;
+    }
+}
+
+async fn write(shared: &Arc<Shared>, batch: Vec<Settlement>) {
+    let transactions: Vec<Transaction> =
+        batch.iter().map(|settlement| settlement.transaction.clone()).collect();
+    match commit(shared, transactions).await {
+        Ok(outcomes) => {
+            for (settlement, outcome) in batch.into_iter().zip(outcomes) {
+                finish(shared, settlement, outcome);
+            }
+        }
+        Err(error) if error.is_transient() => {
+            tracing::error!(%error, ends = batch.len(), "ends could not be stored, their tasks will run again");
+        }
+        Err(_) => {
+            // One of them cannot be stored: find it, and let the others pass.
+            for settlement in batch {
+                match commit(shared, vec![settlement.transaction.clone()]).await {
+                    Ok(mut outcomes) => {
+                        finish(shared, settlement, outcomes.pop().unwrap_or(Outcome::Lost));
+                    }
+                    Err(error) => unstorable(shared, settlement, &error).await,
+                }
+            }
+        }
+    }
+}
+
+/// An end that the store will never take becomes a FAILURE that says so.
+async fn unstorable(shared: &Arc<Shared>, mut settlement: Settlement, error: &Error) {
+    tracing::error!(%error, "an end cannot be stored");
+    let Some((tag, count)) = &mut settlement.ends else { return };
+    *count = Count::Failed;
+    let tag = tag.clone();
+    let replacement = ending::unstorable(&tag, &settlement.transaction, error);
+    match commit(shared, vec![replacement]).await {
+        Ok(mut outcomes) => finish(shared, settlement, outcomes.pop().unwrap_or(Outcome::Lost)),
+        Err(error) => {
+            tracing::error!(%error, %tag, "nor can its failure; the message stays until its lease has passed");
+            shared.held.remove(&tag);
+        }
+    }
+}
+
+fn finish(shared: &Arc<Shared>, settlement: Settlement, outcome: Outcome) {
+    if let Some((tag, count)) = &settlement.ends {
+        shared.held.remove(tag);
+        // Only what is written has happened: a run that lost its lease did not succeed, whatever it returned.
+        let lost = outcome == Outcome::Lost;
+        ending::count(&shared.counters, if lost { Count::Lost } else { *count });
+        if lost {
+            tracing::warn!(%tag, "the lease had passed, the end of this run is not stored");
+        }
+    }
+    if let Outcome::Committed { ready, .. } = &outcome
+        && !ready.is_empty()
+    {
+        let (shared, ready) = (Arc::clone(shared), ready.clone());
+        let runs = shared.runs.clone();
+        runs.spawn(async move { fire_chords(&shared.app, ready).await });
+    }
+    if let Some(answer) = settlement.answer {
+        let _ = answer.send(outcome);
+    }
+}
+
+/// Commits, and tries again while the store is away.
+async fn commit(shared: &Shared, transactions: Vec<Transaction>) -> Result<Vec<Outcome>, Error> {
+    let mut pause = RETRY_FIRST;
+    let mut patience: Option<tokio::time::Instant> = None;
+    loop {
+        let error = match shared.app.store().transact.commit(transactions.clone()).await {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(%error, ends = transactions.len(), "cannot store ends, trying again");
+        if shared.stopping.is_cancelled() {
+            let until = *patience.get_or_insert_with(|| tokio::time::Instant::now() + SHUTDOWN_PATIENCE);
+            if tokio::time::Instant::now() >= until {
+                return Err(error);
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LONGEST);
+    }
+}

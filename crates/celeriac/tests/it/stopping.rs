@@ -1,0 +1,249 @@
+//! Runs that are stopped: by a shutdown, by a revocation, by a lost lease.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+use celeriac::clock::SystemClock;
+use celeriac::memory::MemoryStore;
+use celeriac::state::Phase;
+use celeriac::store::Store;
+use celeriac::testing::{FaultPlan, Faulty};
+use celeriac::{
+    BlockingContext, CallOptions, Cancelled, Celeriac, Config, Context, Error, Revoked, State, TaskId,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::support::{PATIENCE, Running, config, count, each_ended_once, events, sqlite_url};
+
+/// Opened by a test, awaited by its tasks.
+fn gate(name: &str) -> CancellationToken {
+    static GATES: LazyLock<Mutex<HashMap<String, CancellationToken>>> = LazyLock::new(Mutex::default);
+    GATES.lock().unwrap().entry(name.to_owned()).or_default().clone()
+}
+
+/// A gate of one test.
+fn fresh(name: &str) -> (String, CancellationToken) {
+    let name = format!("{name} {}", TaskId::random());
+    (name.clone(), gate(&name))
+}
+
+/// Opens a gate when it is dropped.
+struct Opens(String);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        gate(&self.0).cancel();
+    }
+}
+
+#[celeriac::task(name = "stopping.gated")]
+async fn gated(cx: Context, name: String, dropped: String) -> u32 {
+    let _dropped = Opens(dropped);
+    cx.emit("began", &cx.deliveries()).await;
+    gate(&name).cancelled().await;
+    cx.deliveries()
+}
+
+#[celeriac::task(name = "stopping.obedient")]
+fn obedient(cx: BlockingContext) -> Result<u32, Cancelled> {
+    cx.emit("began", &1);
+    loop {
+        cx.check()?;
+        std::thread::yield_now();
+    }
+}
+
+#[celeriac::task(name = "stopping.stubborn")]
+fn stubborn(cx: BlockingContext, name: String, left: String) -> u32 {
+    let _left = Opens(left);
+    cx.emit("began", &1);
+    while !gate(&name).is_cancelled() {
+        std::thread::yield_now();
+    }
+    1
+}
+
+async fn memory(config: Config) -> Celeriac {
+    with_tasks(Celeriac::connect("memory://").await.unwrap().with_config(config))
+}
+
+fn with_tasks(app: Celeriac) -> Celeriac {
+    app.register(gated).register(obedient).register(stubborn)
+}
+
+const LONG_LEASE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_shutdown_lets_runs_finish_and_hands_back_the_rest() {
+    for by_timeout in [true, false] {
+        let mut config = config(LONG_LEASE);
+        config.worker_shutdown_timeout = if by_timeout { Duration::from_secs(2) } else { LONG_LEASE };
+        let app = memory(config).await;
+        let (short_name, short_gate) = fresh("short");
+        let (long_name, long_gate) = fresh("long");
+        let dropped_name = format!("{long_name} dropped");
+        let cold = CancellationToken::new();
+        let worker = Running::start(app.worker().concurrency(2).cold_shutdown(cold.clone()));
+        let short = gated(short_name, "unused".to_owned()).delay(&app).await.unwrap();
+        let long = gated(long_name, dropped_name.clone()).delay(&app).await.unwrap();
+        events(&app, &short.id(), "began", 1).await;
+        events(&app, &long.id(), "began", 1).await;
+
+        let report = worker.shut_down();
+        short_gate.cancel();
+        assert_eq!(short.get_timeout(PATIENCE).await.unwrap(), 1, "it may finish while the worker stops");
+        if !by_timeout {
+            cold.cancel();
+        }
+        let report = report.await;
+        assert_eq!((report.succeeded, report.handed_back, report.lost), (1, 1, 0));
+        assert!(gate(&dropped_name).is_cancelled(), "the future is gone");
+        assert_eq!(long.place().await.unwrap().unwrap().phase, Phase::Queued, "at once, not after its lease");
+
+        let heir = Running::start(app.worker().concurrency(1));
+        long_gate.cancel();
+        assert_eq!(long.get_timeout(PATIENCE).await.unwrap(), 1, "a hand-back does not count as a delivery");
+        each_ended_once(&app, &[short.id(), long.id()], "SUCCESS").await;
+        assert_eq!(heir.stop().await.succeeded, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_outlives_the_process_that_made_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = async || {
+        let app = Celeriac::connect(&sqlite_url(folder.path())).await.unwrap();
+        with_tasks(app.with_config(config(LONG_LEASE)))
+    };
+    let (name, gate) = fresh("never");
+    gate.cancel();
+    let app = open().await;
+    let queued = gated(name.clone(), String::new()).delay(&app).await.unwrap();
+    let later = CallOptions { countdown: Some(LONG_LEASE), ..CallOptions::default() };
+    let delayed = gated(name.clone(), String::new()).apply_async(&app, later).await.unwrap();
+    let wanted = gated(name, String::new()).delay(&app).await.unwrap();
+    let unknown = TaskId::from("never sent");
+    let ids = [queued.id(), delayed.id(), unknown];
+    assert_eq!(
+        app.revoke(&ids, false).await.unwrap(),
+        [Revoked::Queued, Revoked::Scheduled, Revoked::Unknown]
+    );
+    for result in [&queued, &delayed] {
+        assert_eq!(result.state().await.unwrap(), State::Revoked, "no worker is needed for that");
+    }
+    drop(app);
+
+    let app = open().await;
+    let worker = Running::start(app.worker().concurrency(1));
+    let wanted = app.async_result::<u32>(wanted.id());
+    assert_eq!(wanted.get_timeout(PATIENCE).await.unwrap(), 1);
+    assert_eq!(app.revoke(&[queued.id()], true).await.unwrap(), [Revoked::Finished]);
+    let records = events(&app, &wanted.id(), "end", 1).await;
+    assert_eq!(count(&records, None, "began"), 1, "only the one that is wanted has run");
+    each_ended_once(&app, &ids[..2], "REVOKED").await;
+    assert_eq!(worker.stop().await.succeeded, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminate_stops_a_future() {
+    let app = memory(config(LONG_LEASE)).await;
+    let worker = Running::start(app.worker().concurrency(1));
+    let (name, _) = fresh("closed");
+    let (dropped, is_dropped) = fresh("dropped");
+    let result = gated(name, dropped).delay(&app).await.unwrap();
+    events(&app, &result.id(), "began", 1).await;
+    let Revoked::Running { terminate, .. } = &result.revoke(true).await.unwrap()[0] else {
+        panic!("it runs")
+    };
+    assert!(terminate);
+    assert_eq!(result.wait(PATIENCE).await.unwrap(), State::Revoked);
+    assert!(is_dropped.is_cancelled());
+    let Error::Task(failure) = result.get().await.unwrap_err() else { panic!("not the failure of a task") };
+    let exception = failure.exception.unwrap();
+    assert_eq!(
+        (exception.exc_type.as_str(), exception.message().as_deref()),
+        ("TaskRevokedError", Some("terminated"))
+    );
+    each_ended_once(&app, &[result.id()], "REVOKED").await;
+    assert_eq!(worker.stop().await.revoked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminate_stops_a_thread_or_lets_go_of_it() {
+    let app = memory(config(LONG_LEASE)).await;
+    let worker = Running::start(app.worker().concurrency(1));
+    let result = obedient().delay(&app).await.unwrap();
+    events(&app, &result.id(), "began", 1).await;
+    result.revoke(true).await.unwrap();
+    assert_eq!(result.wait(PATIENCE).await.unwrap(), State::Revoked);
+
+    let (name, open) = fresh("closed");
+    let (left, has_left) = fresh("left");
+    let thread = stubborn(name, left).delay(&app).await.unwrap();
+    events(&app, &thread.id(), "began", 1).await;
+    thread.revoke(true).await.unwrap();
+    assert_eq!(thread.wait(PATIENCE).await.unwrap(), State::Revoked, "before the thread has ended");
+    assert!(!has_left.is_cancelled());
+    let records = events(&app, &thread.id(), "end", 1).await;
+    assert_eq!(count(&records, Some(&thread.id()), "log"), 1, "the log says that the thread goes on");
+    // Its slot is taken for as long as it lives.
+    let (name, next_gate) = fresh("next");
+    next_gate.cancel();
+    let next = gated(name, String::new()).delay(&app).await.unwrap();
+    assert_eq!(next.place().await.unwrap().unwrap().phase, Phase::Queued);
+    open.cancel();
+    assert_eq!(next.get_timeout(PATIENCE).await.unwrap(), 1);
+    assert!(has_left.is_cancelled());
+    each_ended_once(&app, &[result.id(), thread.id()], "REVOKED").await;
+    assert_eq!(worker.stop().await.revoked, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mere_revocation_lets_a_run_go_on_until_it_is_terminated() {
+    let app = memory(config(LONG_LEASE)).await;
+    let worker = Running::start(app.worker().concurrency(1));
+    let (name, open) = fresh("closed");
+    let result = gated(name, String::new()).delay(&app).await.unwrap();
+    events(&app, &result.id(), "began", 1).await;
+    assert!(matches!(result.revoke(false).await.unwrap()[..], [Revoked::Running { terminate: false, .. }]));
+    open.cancel();
+    assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), 1);
+
+    let (name, _) = fresh("closed");
+    let result = gated(name, String::new()).delay(&app).await.unwrap();
+    events(&app, &result.id(), "began", 1).await;
+    result.revoke(false).await.unwrap();
+    result.revoke(true).await.unwrap();
+    assert_eq!(result.wait(PATIENCE).await.unwrap(), State::Revoked);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_lease_stops_the_future() {
+    let store = Store::of(MemoryStore::new(SystemClock::shared()));
+    let plan = FaultPlan::none();
+    let build = async |store: Store| {
+        let builder = Celeriac::builder().store(store).config(config(Duration::from_millis(300)));
+        with_tasks(builder.connect().await.unwrap())
+    };
+    let app = build(store.clone()).await;
+    let cut_off = build(Faulty::new(store, &plan)).await;
+    let first = Running::start(cut_off.worker().concurrency(1));
+    let (name, open) = fresh("closed");
+    let (dropped, is_dropped) = fresh("dropped");
+    let result = gated(name, dropped).delay(&app).await.unwrap();
+    events(&app, &result.id(), "began", 1).await;
+    plan.set_outage(true);
+    let second = Running::start(app.worker().concurrency(1));
+    events(&app, &result.id(), "began", 2).await;
+    assert!(!is_dropped.is_cancelled(), "it cannot know");
+    plan.set_outage(false);
+    tokio::time::timeout(PATIENCE, is_dropped.cancelled()).await.expect("the future is dropped");
+    open.cancel();
+    assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), 2);
+    let report = first.stop().await;
+    assert_eq!((report.succeeded, report.lost), (0, 1));
+    assert_eq!(second.stop().await.succeeded, 1);
+    each_ended_once(&app, &[result.id()], "SUCCESS").await;
+}
