@@ -1,0 +1,340 @@
+//! The command line: what may be written. Nothing happens while it is parsed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A task queue for long-running work: Celery's model, with no service to install.
+#[derive(Debug, Parser)]
+#[command(name = "celeriac", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The Python application. Not in this build: Rust tasks are part of the program.
+    #[arg(short = 'A', long, global = true, value_name = "MODULE[:ATTR]")]
+    pub app: Option<String>,
+    /// Where messages are: sqlite://PATH. Also CELERIAC_BROKER_URL, then CELERY_BROKER_URL, then the configuration file;
+    /// else sqlite://celeriac.db.
+    #[arg(short = 'b', long, global = true, value_name = "URL")]
+    pub broker: Option<String>,
+    /// Where results are, when not in the broker's store. Also CELERIAC_RESULT_BACKEND, CELERY_RESULT_BACKEND.
+    #[arg(long, global = true, value_name = "URL")]
+    pub result_backend: Option<String>,
+    /// The configuration file. Default: celeriac.toml here, if there is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print only data and errors.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more: -v what happens, -vv how.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print data as JSON, one document a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run tasks.
+    Worker(Worker),
+    /// Send a task; print its id, or its result.
+    Call(Call),
+    /// Look at a result.
+    Result(ResultOf),
+    /// Look at the log of a task, or of all.
+    Events(Events),
+    /// List the queues.
+    Queues,
+    /// Drop what waits on a queue.
+    Purge(Purge),
+    /// Revoke tasks.
+    Revoke(Revoke),
+    /// Look after dead letters.
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Check the store and the configuration, and say what to do.
+    Doctor,
+    /// Digest a folder of documents: the main job in one command.
+    Demo(Demo),
+    /// Measure this machine.
+    Bench(Bench),
+}
+
+/// `celeriac worker`.
+#[derive(Debug, Args)]
+pub struct Worker {
+    /// The queues to consume from, separated by commas. Default: celery.
+    #[arg(short = 'Q', long, value_name = "QUEUES", value_delimiter = ',')]
+    pub queues: Vec<String>,
+    /// How many tasks run at once. Default: the number of cores.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub concurrency: Option<u32>,
+    /// The node name. Default: celeriac@HOST. %h stands for the host.
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// What to log: debug, info, warning, error.
+    #[arg(short, long, value_name = "LEVEL")]
+    pub loglevel: Option<String>,
+    /// Stop runs after this many seconds, unless the task says otherwise.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub time_limit: Option<f64>,
+    /// Ask runs to stop after this many seconds, unless the task says otherwise.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub soft_time_limit: Option<f64>,
+    /// Write the process id to this file; removed at the end.
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Options of Celery's that have no meaning here yet; each is refused by name.
+    #[command(flatten)]
+    pub refused: Refused,
+}
+
+/// Options of `celery worker` that are refused by name rather than ignored.
+#[derive(Debug, Args)]
+pub struct Refused {
+    #[arg(short = 'P', long, hide = true, value_name = "POOL")]
+    pool: Option<String>,
+    #[arg(short = 'B', long, hide = true)]
+    beat: bool,
+    #[arg(short = 'E', long, hide = true)]
+    task_events: bool,
+    #[arg(long, hide = true)]
+    autoscale: Option<String>,
+    #[arg(long, hide = true)]
+    max_tasks_per_child: Option<String>,
+    #[arg(long, hide = true)]
+    max_memory_per_child: Option<String>,
+    #[arg(long, hide = true)]
+    prefetch_multiplier: Option<String>,
+    #[arg(long, hide = true)]
+    detach: bool,
+}
+
+impl Refused {
+    /// The first such option that was given, and why it is refused.
+    #[must_use]
+    pub fn given(&self) -> Option<(&'static str, &'static str)> {
+        let python = "it is about Python child processes, which this build does not run";
+        [
+            (self.pool.is_some(), "--pool", python),
+            (self.beat, "--beat", "this build has no scheduler"),
+            (self.task_events, "--task-events", "task logs are always kept; see `celeriac events --follow`"),
+            (self.autoscale.is_some(), "--autoscale", "use --concurrency"),
+            (self.max_tasks_per_child.is_some(), "--max-tasks-per-child", python),
+            (self.max_memory_per_child.is_some(), "--max-memory-per-child", python),
+            (
+                self.prefetch_multiplier.is_some(),
+                "--prefetch-multiplier",
+                "a worker never holds more than it has free slots for",
+            ),
+            (self.detach, "--detach", "let your service manager run it in the background"),
+        ]
+        .into_iter()
+        .find_map(|(given, name, why)| given.then_some((name, why)))
+    }
+}
+
+/// `celeriac call`.
+#[derive(Debug, Args)]
+pub struct Call {
+    /// The task's name.
+    pub task: String,
+    /// Positional arguments: a JSON array.
+    #[arg(short, long, value_name = "JSON", default_value = "[]")]
+    pub args: String,
+    /// Named arguments: a JSON object.
+    #[arg(short, long, value_name = "JSON", default_value = "{}")]
+    pub kwargs: String,
+    /// The queue.
+    #[arg(short = 'Q', long, value_name = "QUEUE")]
+    pub queue: Option<String>,
+    /// Run it this many seconds from now.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "eta")]
+    pub countdown: Option<f64>,
+    /// Run it at this time: ISO 8601, UTC unless it says otherwise.
+    #[arg(long, value_name = "TIME")]
+    pub eta: Option<String>,
+    /// Revoke it when it has not begun by then: ISO 8601, or seconds from now.
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// 0 is consumed first, 9 last.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    pub priority: Option<u8>,
+    /// The id; by default a fresh one.
+    #[arg(long, value_name = "ID")]
+    pub task_id: Option<String>,
+    /// Calls with the same key are one call.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Wait for the result and print it.
+    #[arg(long)]
+    pub wait: bool,
+    /// Print the task's log as it comes, and wait for its end.
+    #[arg(long)]
+    pub follow: bool,
+    /// Wait no longer than this many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<f64>,
+}
+
+/// `celeriac result`.
+#[derive(Debug, Args)]
+pub struct ResultOf {
+    /// The task's id.
+    pub id: String,
+    /// Wait until it has finished.
+    #[arg(long)]
+    pub wait: bool,
+    /// Wait no longer than this many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<f64>,
+    /// Print where the error came from.
+    #[arg(long)]
+    pub traceback: bool,
+}
+
+/// `celeriac events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// The task's id; without it the records of all tasks.
+    pub id: Option<String>,
+    /// Go on as new records come; for one task until it ends.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Begin after this position. Without an id and a position, --follow begins with what is new.
+    #[arg(long, value_name = "N")]
+    pub after: Option<u64>,
+}
+
+/// `celeriac purge`.
+#[derive(Debug, Args)]
+pub struct Purge {
+    /// The queues.
+    #[arg(short = 'Q', long, value_name = "QUEUES", value_delimiter = ',', required = true)]
+    pub queues: Vec<String>,
+    /// Do it without asking.
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// `celeriac revoke`.
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The tasks' ids.
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Stop them even when they run.
+    #[arg(long)]
+    pub terminate: bool,
+    /// The signal, for tasks that are processes. Rust tasks are told, not signalled.
+    #[arg(long, value_name = "SIGNAL")]
+    pub signal: Option<String>,
+}
+
+/// `celeriac dead`.
+#[derive(Debug, Subcommand)]
+pub enum Dead {
+    /// List them, oldest first.
+    List {
+        /// How many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Begin after this number.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Send them back to their queues.
+    Retry {
+        /// The tasks' ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Forget them.
+    Drop {
+        /// The tasks' ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+/// `celeriac demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// The folder, or one document. Default: here.
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
+    /// Where the report goes. Default: digest.md here.
+    #[arg(short, long, value_name = "FILE", default_value = "digest.md")]
+    pub output: PathBuf,
+    /// How many sections are worked on at once. Default: the number of cores.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub concurrency: Option<u32>,
+    /// Forget what an earlier run has done.
+    #[arg(long)]
+    pub fresh: bool,
+    /// End when the report is written. Without a dashboard to look at this is always so.
+    #[arg(long)]
+    pub exit: bool,
+}
+
+/// `celeriac bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// How many tasks drain the queue.
+    #[arg(long, default_value_t = 50_000)]
+    pub tasks: usize,
+    /// How many tasks run at once.
+    #[arg(short, long, default_value_t = 256)]
+    pub concurrency: usize,
+    /// How many single round trips measure latency.
+    #[arg(long, default_value_t = 2_000)]
+    pub round_trips: usize,
+    /// How often; medians are printed with their range.
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// Also measure the cost of a task with this many queued, against 1,000.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub queued: usize,
+    /// Where the database of the benchmark is made. Default: a temporary folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub folder: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    if seconds.is_finite() && (0.0..=1e10).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(format!("{text} is not a number of seconds from 0 to 10,000,000,000"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_without_meaning_are_named() {
+        let cli = Cli::try_parse_from(["celeriac", "worker", "-P", "gevent"]).unwrap();
+        let Command::Worker(worker) = cli.command else { panic!("not worker") };
+        assert_eq!(worker.refused.given().unwrap().0, "--pool");
+    }
+}

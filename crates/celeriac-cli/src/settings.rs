@@ -1,0 +1,224 @@
+//! Where settings come from: the command line, then the environment, then the configuration file, then defaults. Each
+//! remembers its place, so that a mistake is reported where it was made.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use celeriac::Config;
+use celeriac::config::Route;
+use serde::Deserialize;
+
+use crate::args::Global;
+use crate::output::Problem;
+
+/// The settings of one run of the program.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where messages are.
+    pub broker: String,
+    /// Who said so.
+    pub broker_from: String,
+    /// Where results are, when elsewhere.
+    pub result_backend: Option<String>,
+    /// The rest.
+    pub config: Config,
+}
+
+/// `celeriac.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    broker_url: Option<String>,
+    result_backend: Option<String>,
+    task_default_queue: Option<String>,
+    task_default_priority: Option<u8>,
+    task_acks_late: Option<bool>,
+    task_ignore_result: Option<bool>,
+    task_track_started: Option<bool>,
+    task_time_limit: Option<f64>,
+    task_soft_time_limit: Option<f64>,
+    task_max_deliveries: Option<u32>,
+    result_expires: Option<f64>,
+    result_extended: Option<bool>,
+    visibility_timeout: Option<f64>,
+    worker_concurrency: Option<usize>,
+    worker_restore_interval: Option<f64>,
+    worker_shutdown_timeout: Option<f64>,
+    worker_revoke_grace: Option<f64>,
+    task_routes: Vec<FileRoute>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRoute {
+    task: String,
+    queue: Option<String>,
+    priority: Option<u8>,
+}
+
+const FILE: &str = "celeriac.toml";
+
+impl Settings {
+    /// Gathers the settings. `environment` looks up a variable.
+    pub fn gather(
+        global: &Global,
+        base: Config,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Problem> {
+        if let Some(app) = &global.app {
+            return Err(Problem::usage(format!(
+                "--app {app}: Python applications are not supported by this build"
+            ))
+            .hint("tasks written in Rust are part of the program: see `celeriac_cli::run`"));
+        }
+        let path = global.config.clone().or_else(|| Path::new(FILE).exists().then(|| PathBuf::from(FILE)));
+        let file = path.as_deref().map(read).transpose()?.unwrap_or_default();
+        let variable = |names: [&'static str; 2]| {
+            names
+                .into_iter()
+                .find_map(|name| environment(name).filter(|value| !value.is_empty()).map(|v| (v, name)))
+        };
+        let (broker, broker_from) = if let Some(url) = &global.broker {
+            (url.clone(), "--broker".to_owned())
+        } else if let Some((url, name)) = variable(["CELERIAC_BROKER_URL", "CELERY_BROKER_URL"]) {
+            (url, name.to_owned())
+        } else if let (Some(url), Some(path)) = (&file.broker_url, &path) {
+            (url.clone(), format!("broker_url in {}", path.display()))
+        } else {
+            (celeriac::app::DEFAULT_URL.to_owned(), "the default".to_owned())
+        };
+        let result_backend = global
+            .result_backend
+            .clone()
+            .or_else(|| variable(["CELERIAC_RESULT_BACKEND", "CELERY_RESULT_BACKEND"]).map(|(url, _)| url))
+            .or_else(|| file.result_backend.clone());
+        let config = file.over(base).map_err(|(setting, why)| {
+            let path = path.as_deref().unwrap_or_else(|| Path::new(FILE));
+            Problem::usage(format!("{}: {setting}: {why}", path.display()))
+        })?;
+        Ok(Self { broker, broker_from, result_backend, config })
+    }
+}
+
+fn read(path: &Path) -> Result<File, Problem> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Problem::usage(format!("cannot read {}: {error}", path.display())))?;
+    // The error has line, column and key.
+    toml::from_str(&text).map_err(|error| Problem::usage(format!("{}: {error}", path.display())))
+}
+
+type Wrong = (&'static str, &'static str);
+
+impl File {
+    fn over(self, mut config: Config) -> Result<Config, Wrong> {
+        fn set<T>(place: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+        fn duration(name: &'static str, seconds: Option<f64>) -> Result<Option<Duration>, Wrong> {
+            let convert = |seconds: f64| {
+                Duration::try_from_secs_f64(seconds)
+                    .map_err(|_| (name, "expected a number of seconds from 0"))
+            };
+            seconds.map(convert).transpose()
+        }
+        set(&mut config.task_default_queue, self.task_default_queue.map(Into::into));
+        set(&mut config.task_default_priority, self.task_default_priority);
+        set(&mut config.task_acks_late, self.task_acks_late);
+        set(&mut config.task_ignore_result, self.task_ignore_result);
+        set(&mut config.task_track_started, self.task_track_started);
+        set(&mut config.task_max_deliveries, self.task_max_deliveries);
+        set(&mut config.result_extended, self.result_extended);
+        set(&mut config.worker_concurrency, self.worker_concurrency);
+        set(&mut config.task_time_limit, duration("task_time_limit", self.task_time_limit)?.map(Some));
+        set(
+            &mut config.task_soft_time_limit,
+            duration("task_soft_time_limit", self.task_soft_time_limit)?.map(Some),
+        );
+        set(&mut config.visibility_timeout, duration("visibility_timeout", self.visibility_timeout)?);
+        set(
+            &mut config.worker_restore_interval,
+            duration("worker_restore_interval", self.worker_restore_interval)?,
+        );
+        set(
+            &mut config.worker_shutdown_timeout,
+            duration("worker_shutdown_timeout", self.worker_shutdown_timeout)?,
+        );
+        set(&mut config.worker_revoke_grace, duration("worker_revoke_grace", self.worker_revoke_grace)?);
+        // As Celery's: 0 keeps results for ever.
+        let expires = duration("result_expires", self.result_expires)?;
+        set(&mut config.result_expires, expires.map(|expires| (!expires.is_zero()).then_some(expires)));
+        if config.visibility_timeout < Duration::from_millis(300) {
+            return Err(("visibility_timeout", "a lease is renewed at a third of it: at least 0.3 seconds"));
+        }
+        if config.worker_concurrency == 0 {
+            return Err(("worker_concurrency", "expected at least 1"));
+        }
+        config.task_routes.extend(self.task_routes.into_iter().map(|route| Route {
+            pattern: route.task,
+            queue: route.queue.map(Into::into),
+            priority: route.priority,
+        }));
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    fn global(arguments: &[&str]) -> Global {
+        let all = ["celeriac"].into_iter().chain(arguments.iter().copied()).chain(["queues"]);
+        Cli::try_parse_from(all).expect("a right command line").global
+    }
+
+    fn gather(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Settings, Problem> {
+        Settings::gather(&global(arguments), Config::default(), |name| {
+            environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_nearest_wins_and_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, "broker_url = \"sqlite://of-file.db\"\nvisibility_timeout = 2\n").unwrap();
+        let config = ["--config", file.to_str().unwrap()];
+        let settings = gather(&config, &[]).unwrap();
+        assert_eq!(settings.broker, "sqlite://of-file.db");
+        assert!(settings.broker_from.contains("c.toml"));
+        assert_eq!(settings.config.visibility_timeout, Duration::from_secs(2));
+        let celery = ("CELERY_BROKER_URL", "sqlite://celery.db");
+        assert_eq!(gather(&config, &[celery]).unwrap().broker, "sqlite://celery.db");
+        let own = ("CELERIAC_BROKER_URL", "sqlite://own.db");
+        assert_eq!(gather(&config, &[celery, own]).unwrap().broker_from, "CELERIAC_BROKER_URL");
+        let settings = gather(&["-b", "sqlite://flag.db", config[0], config[1]], &[own]).unwrap();
+        assert_eq!(settings.broker, "sqlite://flag.db");
+    }
+
+    #[test]
+    fn mistakes_name_file_and_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        let check = |content: &str, expected: &[&str]| {
+            std::fs::write(&file, content).unwrap();
+            let problem = gather(&["--config", file.to_str().unwrap()], &[]).unwrap_err();
+            for part in expected {
+                assert!(problem.message.contains(part), "{part} in {}", problem.message);
+            }
+        };
+        check("worker_concurency = 3\n", &["c.toml", "line 1", "worker_concurency"]);
+        check("\nvisibility_timeout = -1\n", &["c.toml", "visibility_timeout", "seconds"]);
+        check("task_acks_late = 3\n", &["c.toml", "line 1", "boolean"]);
+    }
+
+    #[test]
+    fn a_python_application_is_refused_with_the_remedy() {
+        let problem = gather(&["-A", "proj"], &[]).unwrap_err();
+        assert!(problem.message.contains("proj") && problem.hint.is_some());
+    }
+}
