@@ -36,10 +36,9 @@ async fn keep(shared: &Shared, done: &CancellationToken) {
             match shared.app.store().broker.extend(tags, lease).await {
                 Ok(lost) => {
                     for tag in lost {
-                        // What was settled since the tags were listed is not held any more, and not lost.
-                        if shared.held.cancel(&tag, CancelReason::LeaseLost) {
-                            tracing::warn!(%tag, "lease lost, stopping its run");
-                        }
+                        // Or settled since the tags were listed, in which case there is no run left to hear of it.
+                        // The run that does hear of it warns.
+                        shared.held.cancel(&tag, CancelReason::LeaseLost);
                     }
                 }
                 // The runs go on: while the store is away nobody else can reserve, and their ends are fenced.

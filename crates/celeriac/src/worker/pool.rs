@@ -137,6 +137,7 @@ async fn run(
     match settlement {
         Some((transaction, count)) => shared.settler.settle(delivery.tag, transaction, count).await,
         None => {
+            tracing::warn!(task_id = %delivery.task_id, "lease lost, the run is stopped and stores nothing");
             ending::count(&shared.counters, ending::Count::Lost);
             shared.held.remove(&delivery.tag);
         }
