@@ -98,3 +98,15 @@ fn the_same_key_is_the_same_call() {
     assert_eq!(send(), send());
     assert_eq!(place.run(&["queues", "--json"]).json()[0]["ready"], 1);
 }
+
+#[test]
+fn a_store_is_made_by_many_at_once() {
+    let place = Place::new();
+    let makers: Vec<_> = (0..8)
+        .map(|_| place.command(&["call", "some.task"]).stdout(Stdio::null()).spawn().unwrap())
+        .collect();
+    for mut maker in makers {
+        assert_eq!(maker.wait().unwrap().code(), Some(0));
+    }
+    assert_eq!(place.run(&["queues", "--json"]).exits(0).json()[0]["ready"], 8);
+}

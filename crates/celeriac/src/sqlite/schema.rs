@@ -24,8 +24,10 @@ enum Identity {
 
 fn identity(connection: &Connection) -> rusqlite::Result<Identity> {
     let pragma = |sql| connection.query_row(sql, (), |row| row.get::<_, i64>(0));
-    let id = pragma("PRAGMA application_id")?;
+    // In this order: another process may be making the file, which it does in one transaction. Whoever sees its tables
+    // sees its mark from then on; the other way round a file just made would look like somebody else's.
     let tables = pragma("SELECT count(*) FROM sqlite_schema")?;
+    let id = pragma("PRAGMA application_id")?;
     Ok(match (id, tables) {
         (APPLICATION_ID, _) => {
             Identity::Ours { layout: u32::try_from(pragma("PRAGMA user_version")?).unwrap_or(u32::MAX) }
