@@ -280,6 +280,12 @@ pub struct Demo {
     /// How many sections are worked on at once. Default: the number of cores.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub concurrency: Option<u32>,
+    /// Let the OpenAI-compatible endpoint here write the summaries, streaming; OPENAI_API_KEY is its key, if it needs one.
+    #[arg(long, value_name = "URL")]
+    pub llm_url: Option<String>,
+    /// The model to ask for there.
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "llm_url")]
+    pub llm_model: String,
     /// Forget what an earlier run has done.
     #[arg(long)]
     pub fresh: bool,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use celeriac::backend::Watch;
-use celeriac::{AsyncResult, BlockingContext, Builder, Celeriac, Signature, State, TaskId, chord};
+use celeriac::{AsyncResult, BlockingContext, Builder, Celeriac, Context, Signature, State, TaskId, chord};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -28,7 +28,7 @@ use crate::digest::{
     self, Digest, Document, DocumentDigest, Found, Limits, Options, Section, SectionSummary,
 };
 use crate::output::{Exit, Problem};
-use crate::{Session, signals};
+use crate::{Session, llm, signals};
 
 /// The queue of the demonstration, so that it does not meet other work in the same store.
 const QUEUE: &str = "celeriac-demo";
@@ -42,7 +42,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// Adds the tasks of the demonstration.
 #[must_use]
 pub fn register(builder: Builder) -> Builder {
-    builder.register(summarise).register(join).register(report)
+    builder.register(summarise).register(write).register(join).register(report)
 }
 
 /// What the report holds.
@@ -72,6 +72,39 @@ fn summarise(cx: BlockingContext, section: Section) -> Result<SectionSummary, ce
             Ok(()) => format!("{stopped:?}").into(),
         })
     })
+}
+
+/// Lets a language model write the summary of one section; its text streams as tokens. Neither step is paid twice.
+#[celeriac::task(name = "celeriac.demo.write", queue = "celeriac-demo", max_retries = 3, retry_backoff)]
+async fn write(
+    cx: Context,
+    section: Section,
+    url: String,
+    model: String,
+) -> Result<SectionSummary, celeriac::task::StepError> {
+    let mut summary = cx
+        .step("rank", || async {
+            let section = section.clone();
+            let rank =
+                move || SectionSummary::of(&section, &Options::default(), |_| ControlFlow::Continue(()));
+            match tokio::task::spawn_blocking(rank).await {
+                Ok(summary) => summary.map_err(|stopped| format!("{stopped:?}")),
+                Err(panic) => Err(panic.to_string()),
+            }
+        })
+        .await?;
+    let prompt =
+        format!("Summarise this section in two plain sentences.\n\n# {}\n\n{}", section.title, section.text);
+    let text = cx
+        .step("write", || {
+            llm::complete(&url, &model, &prompt, |piece| {
+                let cx = cx.clone();
+                async move { cx.token(&piece).await }
+            })
+        })
+        .await?;
+    summary.written = Some(text);
+    Ok(summary)
 }
 
 /// Joins the sections of a document.
@@ -107,6 +140,8 @@ struct Plan {
     documents: Vec<Document>,
     found: Found,
     output: PathBuf,
+    /// Address and model of who writes the summaries, if somebody does.
+    llm: Option<(String, String)>,
 }
 
 pub(crate) async fn run(session: Session, args: &Demo) -> Result<Exit, Problem> {
@@ -209,7 +244,7 @@ async fn follow(
             after = record.number;
             if &*record.entry.event == "end" && record.task_id.as_str().starts_with(&plan.run) {
                 match &*record.task {
-                    "celeriac.demo.summarise" => bar.inc(1),
+                    "celeriac.demo.summarise" | "celeriac.demo.write" => bar.inc(1),
                     "celeriac.demo.join" => bar.set_message(plan.name_of(&record.task_id)),
                     _ => {}
                 }
@@ -259,8 +294,10 @@ fn plan(args: &Demo) -> Result<Plan, Problem> {
             section.text.hash(&mut hasher);
         }
     }
+    let llm = args.llm_url.clone().map(|url| (url, args.llm_model.clone()));
+    llm.hash(&mut hasher);
     let run = format!("digest-{:016x}", hasher.finish());
-    Ok(Plan { run, documents, found, output })
+    Ok(Plan { run, documents, found, output, llm })
 }
 
 impl Plan {
@@ -296,8 +333,14 @@ impl Plan {
     fn signature(&self) -> Signature {
         let documents = self.documents.iter().enumerate().map(|(d, document)| {
             let sections = document.sections.iter().enumerate();
-            let header =
-                sections.map(|(s, section)| summarise(section.clone()).task_id(&self.section_id(d, s)));
+            let header = sections.map(|(s, section)| {
+                let section = section.clone();
+                let call = match &self.llm {
+                    None => summarise(section).into_dynamic(),
+                    Some((url, model)) => write(section, url.clone(), model.clone()).into_dynamic(),
+                };
+                call.task_id(&self.section_id(d, s))
+            });
             chord(
                 header,
                 join::s(document.name.clone(), document.title.clone()).task_id(&self.document_id(d)),

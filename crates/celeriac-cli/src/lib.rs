@@ -20,6 +20,7 @@ mod bench;
 mod commands;
 mod demo;
 pub mod digest;
+mod llm;
 mod logging;
 pub mod output;
 pub mod settings;

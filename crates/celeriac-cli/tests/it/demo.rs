@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Place;
 
@@ -44,6 +47,59 @@ fn a_folder_is_digested() {
     std::fs::remove_file(place.path("out.md")).unwrap();
     assert_eq!(place.run(&["demo", "docs", "-o", "out.md", "--json"]).exits(0).json(), report);
     assert!(place.path("out.md").exists());
+}
+
+/// An endpoint that streams the same three tokens to everybody, and counts who asked.
+fn endpoint() -> (String, std::sync::Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let asked = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                request.push(byte[0]);
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut body = String::new();
+            for piece in ["In short: ", "it is ", "durable."] {
+                let _ =
+                    writeln!(body, "data: {{\"choices\": [{{\"delta\": {{\"content\": \"{piece}\"}}}}]}}\n");
+            }
+            body.push_str("data: [DONE]\n\n");
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+            // The rest of the request may still be on its way; what is asked does not matter here.
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    (url, asked)
+}
+
+#[test]
+fn a_language_model_writes_the_summaries_and_is_paid_once() {
+    let place = Place::new();
+    documents(&place, 1, 3);
+    let (url, asked) = endpoint();
+    let arguments = ["demo", "docs", "-o", "out.md", "--llm-url", &url];
+    place.run(&arguments).exits(0);
+    let text = std::fs::read_to_string(place.path("out.md")).unwrap();
+    assert_eq!(text.matches("In short: it is durable.").count(), 3, "{text}");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    let events = place.run(&["events", "--json"]).exits(0).json();
+    let tokens: String = events
+        .iter()
+        .filter(|event| event["event"] == "token" && event["id"] == events[0]["id"])
+        .map(|event| event["data"]["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(tokens, "In short: it is durable.");
+    // Once more: everything is there.
+    place.run(&arguments).exits(0);
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
 }
 
 #[test]
