@@ -83,11 +83,12 @@ fn what_waits_is_revoked_and_purged() {
 }
 
 #[test]
-fn dead_letters_come_back() {
+fn what_is_not_dead_is_not_revived() {
     let place = Place::new();
-    // What no version of this program can read: `args` is an object.
-    place.run(&["call", "some.task", "--task-id", "broken"]).exits(0);
-    place.run(&["dead", "retry", "broken"]).exits(4);
+    place.run(&["call", "some.task", "--task-id", "waiting"]).exits(0);
+    place.run(&["dead", "retry", "waiting"]).exits(4);
+    place.run(&["dead", "drop", "waiting"]).exits(4);
+    assert_eq!(place.run(&["queues", "--json"]).exits(0).json()[0]["ready"], 1);
     assert!(place.run(&["dead", "list", "--json"]).exits(0).json().is_empty());
 }
 
