@@ -257,15 +257,8 @@ impl Celeriac {
             let results: Vec<ResultMeta> = ids
                 .iter()
                 .map(|task_id| ResultMeta {
-                    task_id: task_id.clone(),
-                    state: State::Revoked,
-                    result: exception.encode(),
-                    traceback: None,
-                    children: None,
                     date_done: Some(now),
-                    group_id: None,
-                    parent_id: None,
-                    extended: None,
+                    ..ResultMeta::new(task_id, State::Revoked, exception.encode())
                 })
                 .collect();
             let log = results.iter().map(crate::canvas::end_record).collect();

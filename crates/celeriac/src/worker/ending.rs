@@ -143,15 +143,8 @@ pub(super) fn undecodable(app: &Celeriac, delivery: &Delivery, error: &DecodeErr
     let mut transaction = Transaction::fenced(delivery.tag.clone(), Then::Bury { reason: reason.clone() });
     let exception = Exception::new("kombu.exceptions", "DecodeError", &reason);
     transaction.record.results = vec![ResultMeta {
-        task_id: delivery.task_id.clone(),
-        state: State::Failure,
-        result: exception.encode(),
-        traceback: None,
-        children: None,
         date_done: Some(app.clock().now()),
-        group_id: None,
-        parent_id: None,
-        extended: None,
+        ..ResultMeta::new(&delivery.task_id, State::Failure, exception.encode())
     }];
     transaction.record.log = transaction.record.results.iter().map(end_record).collect();
     transaction
