@@ -30,6 +30,7 @@ fn message() -> Routed {
         priority: 0,
         due: None,
         unique: false,
+        tags: Vec::new(),
         message: RawMessage {
             head: HEAD.into(),
             body: bytes::Bytes::from_static(

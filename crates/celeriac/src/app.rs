@@ -1,5 +1,8 @@
 //! The application: registry, store and settings in one handle that is cheap to clone.
 
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::{SharedClock, SystemClock};
@@ -23,10 +26,23 @@ struct Inner {
     clock: SharedClock,
     origin: Arc<str>,
     url: Arc<str>,
+    extensions: Extensions,
+    tails: Arc<crate::event::Tails>,
+}
+
+/// Values of an application's own, one of each type.
+#[derive(Clone, Default)]
+struct Extensions(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl fmt::Debug for Extensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What they hold is not ours to show.
+        write!(f, "{} extensions", self.0.len())
+    }
 }
 
 /// Builds a [`Celeriac`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Builder {
     broker: Option<String>,
     result_backend: Option<String>,
@@ -34,6 +50,18 @@ pub struct Builder {
     config: Config,
     clock: Option<SharedClock>,
     registry: Registry,
+    extensions: Extensions,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("broker", &self.broker.as_deref().map(redacted))
+            .field("result_backend", &self.result_backend.as_deref().map(redacted))
+            .field("config", &self.config)
+            .field("registry", &self.registry)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Celeriac {
@@ -85,6 +113,37 @@ impl Celeriac {
         self
     }
 
+    /// The same application with a value that its tasks find by its type, through
+    /// [`Context::app`](crate::Context::app): a client, a pool, a secret. One of the same type is replaced.
+    ///
+    /// ```
+    /// # struct Mailer;
+    /// #[celeriac::task]
+    /// async fn greet(cx: celeriac::Context, name: String) -> Result<(), String> {
+    ///     let mailer = cx.app().extension::<Mailer>().ok_or("no Mailer was given to this worker")?;
+    ///     // …
+    /// #   drop((mailer, name));
+    ///     Ok(())
+    /// }
+    /// # #[tokio::main]
+    /// # async fn main() -> celeriac::Result<()> {
+    /// let app = celeriac::Celeriac::connect("memory://").await?.register(greet).with_extension(Mailer);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_extension<T: Any + Send + Sync>(mut self, value: T) -> Self {
+        Arc::make_mut(&mut self.inner).extensions.0.insert(TypeId::of::<T>(), Arc::new(value));
+        self
+    }
+
+    /// The value of this type, where one was given.
+    #[must_use]
+    pub fn extension<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let value = self.inner.extensions.0.get(&TypeId::of::<T>())?;
+        Arc::clone(value).downcast().ok()
+    }
+
     /// The clock.
     #[must_use]
     pub fn clock(&self) -> &SharedClock {
@@ -99,6 +158,10 @@ impl Celeriac {
 
     pub(crate) fn router(&self) -> &crate::canvas::Router {
         &self.inner.router
+    }
+
+    pub(crate) fn tails(&self) -> &Arc<crate::event::Tails> {
+        &self.inner.tails
     }
 
     /// Who sends: as Celery's `gen<pid>@<host>`.
@@ -156,6 +219,13 @@ impl Builder {
         self
     }
 
+    /// Adds a value, as [`Celeriac::with_extension`].
+    #[must_use]
+    pub fn extension<T: Any + Send + Sync>(mut self, value: T) -> Self {
+        self.extensions.0.insert(TypeId::of::<T>(), Arc::new(value));
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
@@ -180,6 +250,8 @@ impl Builder {
                 clock,
                 origin: Arc::from(origin),
                 url: Arc::from(redacted(&url)),
+                extensions: self.extensions,
+                tails: crate::event::Tails::new(),
             }),
         })
     }
@@ -215,11 +287,20 @@ async fn open(url: &str, clock: &SharedClock) -> Result<Store> {
     }
 }
 
-/// The URL without user and password.
-fn redacted(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) if scheme != "sqlite" => format!("{scheme}://***@{place}"),
-        _ => url.to_owned(),
+/// The URL of a store as it may be shown: without user, password and what its query says, where a password may stand too.
+/// Rather too little is left of it than too much.
+#[must_use]
+pub fn redacted(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("sqlite" | "memory", _)) => return url.to_owned(),
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // A password may hold any of the characters that end an authority, so the last `@` counts.
+    let place = rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, place)| format!("***@{place}"));
+    match place.find(['?', '&']) {
+        Some(end) => format!("{scheme}{}?***", &place[..end]),
+        None => format!("{scheme}{place}"),
     }
 }
 
@@ -237,6 +318,31 @@ mod tests {
     fn credentials_are_not_shown() {
         assert_eq!(redacted("redis://user:secret@host:6379/0"), "redis://***@host:6379/0");
         assert_eq!(redacted("sqlite:///home/a@b/x.db"), "sqlite:///home/a@b/x.db");
+        assert_eq!(redacted("redis://:pa/ss?w@rd@host/0"), "redis://***@host/0");
+        assert_eq!(redacted("rediss://host/0?password=secret&x=1"), "rediss://host/0?***");
+        assert_eq!(redacted("redis://host/0?user=a@b&password=secret"), "redis://***@b?***");
+        assert_eq!(redacted("user:secret@host:6379"), "***@host:6379");
+        assert_eq!(redacted("celeriac.db"), "celeriac.db");
+    }
+
+    #[tokio::test]
+    async fn a_builder_shows_no_credentials() {
+        let builder =
+            Celeriac::builder().broker("redis://user:secret@host").result_backend("redis://:secret@host");
+        let shown = format!("{builder:?}");
+        assert!(shown.contains("host") && !shown.contains("secret"), "{shown}");
+        let error = builder.connect().await.unwrap_err().to_string();
+        assert!(error.contains("host") && !error.contains("secret"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn extensions_are_found_by_their_type() {
+        let app = Celeriac::connect("memory://").await.unwrap();
+        let with = app.clone().with_extension(7_u8).with_extension("text").with_extension(8_u8);
+        assert_eq!(with.extension::<u8>().as_deref(), Some(&8));
+        assert_eq!(with.extension::<&str>().as_deref(), Some(&"text"));
+        assert_eq!(with.extension::<u16>(), None);
+        assert_eq!(app.extension::<u8>(), None, "the other handle is as it was");
     }
 
     #[tokio::test]

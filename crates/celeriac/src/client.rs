@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::app::Celeriac;
 use crate::backend::Record;
-use crate::broker::{Revocation, Revoke};
+use crate::broker::{Revocation, Revoke, Routed};
 use crate::canvas::{Given, Plan, Planner, Signature, plan};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -46,6 +46,12 @@ pub struct CallOptions {
     pub link: Vec<protocol::Signature>,
     /// Applied with the task's id after failure.
     pub link_error: Vec<protocol::Signature>,
+    /// Words to find the task by: the header `tags`.
+    pub tags: Vec<String>,
+    /// Where the end of the task is told, by HTTP: the header `celeriac_webhook`. A server delivers it, see
+    /// [`WEBHOOK_TASK`]. Of a chain it is the end of the last step, of a chord that of the
+    /// body, of a group that of each member.
+    pub webhook: Option<String>,
     /// Headers of the application's own.
     pub headers: JsonMap,
 }
@@ -99,8 +105,19 @@ impl CallOptions {
         if !self.link_error.is_empty() {
             set("link_error", Json::from_value(&self.link_error))?;
         }
-        if !self.headers.is_empty() {
-            set("headers", Json::from_value(&self.headers))?;
+        let mut headers = self.headers;
+        let mut header = |name: &str, value: Result<Json, protocol::JsonError>| {
+            headers.insert(name, value.map_err(|why| Error::invalid(name, why))?);
+            Ok::<_, Error>(())
+        };
+        if !self.tags.is_empty() {
+            header(crate::canvas::TAGS, Json::from_value(&self.tags))?;
+        }
+        if let Some(url) = &self.webhook {
+            header(WEBHOOK_HEADER, Json::from_value(url))?;
+        }
+        if !headers.is_empty() {
+            set("headers", Json::from_value(&headers))?;
         }
         Ok(options)
     }
@@ -163,19 +180,22 @@ impl Celeriac {
         Ok(results.into_iter().map(|(result, children)| self.sent(result, children)).collect())
     }
 
-    pub(crate) async fn apply<R>(
+    /// Sends a call, after `note` was told of the messages that are about to be.
+    pub(crate) async fn apply<R, E: From<Error>>(
         &self,
         signature: &protocol::Signature,
         options: JsonMap,
-    ) -> Result<AsyncResult<R>> {
+        note: impl FnOnce(&[Routed]) -> Result<(), E>,
+    ) -> Result<AsyncResult<R>, E> {
         let plan = self.plan(signature, options)?;
+        note(&plan.publish)?;
         let mut transaction = Transaction::publish(plan.publish);
         transaction.record.chords = plan.chords;
         self.send(transaction).await?;
         Ok(self.sent(plan.result, plan.children))
     }
 
-    fn plan(&self, signature: &protocol::Signature, options: JsonMap) -> Result<Plan> {
+    pub(crate) fn plan(&self, signature: &protocol::Signature, options: JsonMap) -> Result<Plan> {
         let parent = task::current();
         let planner = Planner {
             parent_id: parent.as_ref().map(|cx| cx.task_id().clone()),
@@ -208,13 +228,14 @@ impl Celeriac {
     }
 
     /// Publishes, and tries again while the store is away: Celery's `task_publish_retry`. What is repeated is sent as
-    /// `unique`, so that a reply that was lost does not become a task that runs twice.
-    async fn send(&self, mut transaction: Transaction) -> Result<()> {
+    /// `unique`, so that a reply that was lost does not become a task that runs twice. Returns what was not sent, being
+    /// there already; after such a repetition that may be what the first attempt sent.
+    pub(crate) async fn send(&self, mut transaction: Transaction) -> Result<Vec<TaskId>> {
         let mut attempt = 0;
         loop {
             match self.store().transact.commit(vec![transaction.clone()]).await {
                 Ok(outcomes) => match outcomes.into_iter().next() {
-                    Some(Outcome::Committed { .. }) => return Ok(()),
+                    Some(Outcome::Committed { duplicates, .. }) => return Ok(duplicates),
                     other => {
                         let what = format!("publish answered {other:?}");
                         return Err(crate::store::Error::unavailable("publish", what).into());
@@ -305,6 +326,14 @@ impl Celeriac {
 fn fresh_id() -> String {
     TaskId::random().as_str().to_owned()
 }
+
+/// The header that says where the end of a task is told.
+pub const WEBHOOK_HEADER: &str = "celeriac_webhook";
+/// The task that tells it, sent by the worker in the same step as the end, with the URL and what is told. The server
+/// brings it; a message waits on [`WEBHOOK_QUEUE`] until there is one.
+pub const WEBHOOK_TASK: &str = "celeriac.webhook";
+/// The queue of [`WEBHOOK_TASK`], apart from the application's, whose workers do not know it.
+pub const WEBHOOK_QUEUE: &str = "celeriac.webhook";
 
 const PURGE_BATCH: usize = 1_000;
 const PUBLISH_RETRIES: u32 = 3;

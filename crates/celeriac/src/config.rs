@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value, json};
+
 use crate::id::QueueName;
 
 /// The settings of an application. Names are Celery's where Celery has the setting.
@@ -44,6 +46,9 @@ pub struct Config {
     pub worker_concurrency: usize,
     /// How often a worker looks for expired leases, unfired chords and expired results. Default 5 s.
     pub worker_restore_interval: Duration,
+    /// How often a worker says that it lives. One that was not heard of for three times as long and a second is listed
+    /// no more; leases do not depend on it. Default 2 s.
+    pub worker_heartbeat_interval: Duration,
     /// How long a warm shutdown waits for running tasks before it hands them back. Celery's
     /// `worker_soft_shutdown_timeout`. Default 30 s.
     pub worker_shutdown_timeout: Duration,
@@ -114,10 +119,75 @@ impl Default for Config {
             visibility_timeout: Duration::from_secs(20),
             worker_concurrency: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             worker_restore_interval: Duration::from_secs(5),
+            worker_heartbeat_interval: Duration::from_secs(2),
             worker_shutdown_timeout: Duration::from_secs(30),
             worker_revoke_grace: Duration::from_secs(5),
             worker_unknown_task_delay: Duration::from_secs(5),
             stream: StreamConfig::default(),
         }
+    }
+}
+
+impl Config {
+    /// The settings for people to read, times in seconds. None of them is a secret: URLs are no part of them.
+    #[must_use]
+    pub fn shown(&self) -> Map<String, Value> {
+        // Taken apart, so that a new setting is not forgotten here.
+        let Self {
+            task_default_queue,
+            task_default_priority,
+            task_routes,
+            task_acks_late,
+            task_ignore_result,
+            task_store_errors_even_if_ignored,
+            task_track_started,
+            task_time_limit,
+            task_soft_time_limit,
+            task_max_deliveries,
+            task_body_bytes_max,
+            result_expires,
+            result_extended,
+            visibility_timeout,
+            worker_concurrency,
+            worker_restore_interval,
+            worker_heartbeat_interval,
+            worker_shutdown_timeout,
+            worker_revoke_grace,
+            worker_unknown_task_delay,
+            stream: StreamConfig { token_interval, token_bytes_max, record_bytes_max },
+        } = self;
+        let seconds = |time: &Duration| json!(time.as_secs_f64());
+        let limit = |time: &Option<Duration>| time.as_ref().map_or(Value::Null, seconds);
+        let routes = task_routes.iter().map(|Route { pattern, queue, priority }| {
+            json!({ "task": pattern, "queue": queue, "priority": priority })
+        });
+        [
+            ("task_default_queue", json!(task_default_queue)),
+            ("task_default_priority", json!(task_default_priority)),
+            ("task_routes", routes.collect()),
+            ("task_acks_late", json!(task_acks_late)),
+            ("task_ignore_result", json!(task_ignore_result)),
+            ("task_store_errors_even_if_ignored", json!(task_store_errors_even_if_ignored)),
+            ("task_track_started", json!(task_track_started)),
+            ("task_time_limit", limit(task_time_limit)),
+            ("task_soft_time_limit", limit(task_soft_time_limit)),
+            ("task_max_deliveries", json!(task_max_deliveries)),
+            ("task_body_bytes_max", json!(task_body_bytes_max)),
+            ("result_expires", limit(result_expires)),
+            ("result_extended", json!(result_extended)),
+            ("visibility_timeout", seconds(visibility_timeout)),
+            ("worker_concurrency", json!(worker_concurrency)),
+            ("worker_restore_interval", seconds(worker_restore_interval)),
+            ("worker_heartbeat_interval", seconds(worker_heartbeat_interval)),
+            ("worker_shutdown_timeout", seconds(worker_shutdown_timeout)),
+            ("worker_revoke_grace", seconds(worker_revoke_grace)),
+            ("worker_unknown_task_delay", seconds(worker_unknown_task_delay)),
+            ("stream.token_interval", seconds(token_interval)),
+            ("stream.token_bytes_max", json!(token_bytes_max)),
+            ("stream.record_bytes_max", json!(record_bytes_max)),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
     }
 }

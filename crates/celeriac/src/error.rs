@@ -59,6 +59,14 @@ pub enum Error {
     /// No store knows the id: never sent, or its result has expired.
     #[error("task {0} is not known: never sent, or its result has expired")]
     UnknownTask(TaskId),
+    /// The log of the task was trimmed: the record asked for is no longer kept.
+    #[error("the log of task {task_id} was trimmed; its first record is now {first}")]
+    Trimmed {
+        /// The task.
+        task_id: TaskId,
+        /// The position of the first record that is kept.
+        first: u64,
+    },
 }
 
 /// How a task failed.

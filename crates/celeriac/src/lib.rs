@@ -27,6 +27,7 @@
 //! - [`AsyncResult`] is the caller's handle: state, value, error, children, revocation.
 //! - [`Context`] is what a running task has: durable steps, progress, streams, the news that it is to stop.
 //! - [`Worker`] runs tasks; [`Celeriac::worker`] makes one.
+//! - `background` has background tasks for handlers of axum, in their own process (feature `axum`).
 //! - [`Config`] has every setting, under Celery's name.
 //! - [`store`], [`broker`] and [`backend`] are what a store of one's own implements; [`protocol`] is what travels.
 //!
@@ -40,15 +41,23 @@
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;
+pub mod again;
 pub mod app;
 pub mod backend;
+#[cfg(feature = "axum")]
+pub mod background;
 pub mod broker;
+pub mod calls;
 pub mod canvas;
+pub mod catalog;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod error;
+pub mod event;
 pub mod id;
+pub mod inspect;
 pub mod memory;
 pub mod protocol;
 pub mod result;

@@ -99,6 +99,18 @@ impl fmt::Display for State {
     }
 }
 
+/// The state to show for a task whose `stored` state is what a store has, and whose message stands in `phase`. A worker
+/// holds no more than it runs, so what is held has started, whether or not that was written down.
+#[must_use]
+pub fn shown(stored: &State, phase: Phase) -> State {
+    match (stored, phase) {
+        (State::Pending | State::Received | State::Retry, Phase::Reserved) => State::Started,
+        // Its worker was lost or handed it back: it waits again.
+        (State::Started | State::Received, Phase::Queued | Phase::Delayed) => State::Pending,
+        (stored, _) => stored.clone(),
+    }
+}
+
 /// Where the message of a task stands in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {

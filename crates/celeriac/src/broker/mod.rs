@@ -65,19 +65,23 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn revoke(&self, request: &Revoke) -> Result<Vec<Revocation>>;
 
     /// The reservations of `worker` that were revoked and still run; waits at most `wait` for the first that is not in
-    /// `known`.
+    /// `known`, tag and `terminate` alike: one revoked before and now to be stopped is news.
     async fn interrupts(
         &self,
         worker: &WorkerName,
-        known: &[DeliveryTag],
+        known: &[Interrupt],
         wait: Duration,
     ) -> Result<Vec<Interrupt>>;
 
     /// Where each message stands; `None` for an id this store does not know.
     async fn locate(&self, ids: &[TaskId]) -> Result<Vec<Option<Place>>>;
 
-    /// Every queue that holds a message, by name.
+    /// Every queue that holds a message or is paused, by name.
     async fn queues(&self) -> Result<Vec<QueueStatus>>;
+
+    /// Pauses a queue, durably: nothing is reserved from it until it is resumed. What is held goes on. Pausing one that is
+    /// paused changes nothing, nor does resuming one that is not.
+    async fn pause(&self, queue: &QueueName, paused: bool) -> Result<()>;
 
     /// Drops every message that waits on `queue`, due or delayed, and returns their ids. What is reserved stays.
     async fn purge(&self, queue: &QueueName) -> Result<Vec<TaskId>>;
@@ -109,6 +113,8 @@ pub struct Routed {
     /// duplicate only while its task waits or runs (as one live message per id is all a store holds), and sends a
     /// finished task again.
     pub unique: bool,
+    /// Words to find the task by: the header `tags`, when that is a list of texts.
+    pub tags: Vec<Box<str>>,
     /// What travels.
     pub message: RawMessage,
 }
@@ -230,6 +236,8 @@ pub struct QueueStatus {
     pub reserved: u64,
     /// When the oldest message that waits for a worker was published.
     pub oldest: Option<Timestamp>,
+    /// Nothing is reserved from it.
+    pub paused: bool,
 }
 
 /// A message put aside.

@@ -6,8 +6,10 @@
 
 use super::freeze::Seat;
 use super::node::{Kind, Node};
+use super::webhook::{Ended, webhook};
 use super::{Error, Planner};
 use crate::backend::ChordPart;
+use crate::broker::Routed;
 use crate::id::{GroupId, TaskId};
 use crate::protocol::{Json, ResultMeta, Signature};
 use crate::state::State;
@@ -18,13 +20,22 @@ pub(super) struct Failing<'a> {
     pub(super) traceback: Option<&'a str>,
     pub(super) results: Vec<ResultMeta>,
     pub(super) parts: Vec<ChordPart>,
+    /// Messages that tell of these ends.
+    pub(super) webhooks: Vec<Routed>,
     /// Signatures that cannot be read; what can be is failed all the same.
     pub(super) problems: Vec<Error>,
 }
 
 impl<'a> Failing<'a> {
     pub(super) fn new(exception: Json, traceback: Option<&'a str>) -> Self {
-        Self { exception, traceback, results: Vec::new(), parts: Vec::new(), problems: Vec::new() }
+        Self {
+            exception,
+            traceback,
+            results: Vec::new(),
+            parts: Vec::new(),
+            webhooks: Vec::new(),
+            problems: Vec::new(),
+        }
     }
 
     pub(super) fn signatures(&mut self, signatures: &[Signature], cx: &Planner<'_>) {
@@ -64,7 +75,7 @@ impl<'a> Failing<'a> {
             Kind::Task { .. } => {
                 // Without an id it was never frozen, and nobody can know of it.
                 if let Some(id) = id {
-                    self.task(&id, seat.as_ref(), cx);
+                    self.task(&id, node, seat.as_ref(), cx);
                 }
             }
             Kind::Chain(steps) => {
@@ -93,12 +104,20 @@ impl<'a> Failing<'a> {
         self.parts.truncate(counted);
     }
 
-    fn task(&mut self, id: &str, seat: Option<&Seat>, cx: &Planner<'_>) {
+    fn task(&mut self, id: &str, node: &Node, seat: Option<&Seat>, cx: &Planner<'_>) {
         let mut meta = ResultMeta::new(id, State::Failure, self.exception.clone());
         meta.traceback = self.traceback.map(str::to_owned);
         meta.children = Some(Vec::new());
         meta.date_done = Some(cx.now);
         meta.group_id = seat.map(|seat| GroupId::from(seat.group_id.as_str()));
+        // It never ran, so its id alone names this end.
+        let told = node.custom_headers().and_then(|headers| {
+            webhook(&Ended { task: &node.task, headers: &headers, retries: 0, meta: &meta, run: "" }, cx)
+        });
+        match told {
+            Ok(told) => self.webhooks.extend(told),
+            Err(why) => self.problems.push(why),
+        }
         self.results.push(meta);
         if let Some(seat) = seat.filter(|seat| seat.chord.is_some()) {
             self.parts.push(ChordPart {

@@ -70,6 +70,7 @@ fn fail(body: &Node, error: &Json, cx: &Planner<'_>) -> Follow {
     let mut follow = Follow {
         results: failing.results,
         parts: failing.parts,
+        publish: failing.webhooks,
         problems: failing.problems,
         ..Follow::default()
     };

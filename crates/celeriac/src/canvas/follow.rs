@@ -92,6 +92,7 @@ pub(crate) fn after_failure(
     let mut failing = Failing::new(exception, traceback);
     failing.signatures(message.body.embed.chain.as_deref().unwrap_or_default(), cx);
     follow.results = failing.results;
+    follow.publish = failing.webhooks;
     follow.parts.extend(failing.parts);
     follow.problems = failing.problems;
     let id = &message.headers.id;
@@ -141,6 +142,7 @@ pub(crate) fn retry(message: &Message, due: Option<Timestamp>, cx: &Planner<'_>)
         due,
         // The id is known: it is the one that is being settled.
         unique: false,
+        tags: super::options::tags(&message.headers.custom),
         message: message.encode()?,
     })
 }

@@ -68,8 +68,8 @@ const KNOWN: &[&str] = &[
     "time_limit",
 ];
 
-/// Header names that an application cannot have for itself.
-const RESERVED: &[&str] = &[
+/// Names of headers that a message has of its own, and an application cannot have for itself.
+pub const RESERVED_HEADERS: &[&str] = &[
     "argsrepr",
     "compression",
     "eta",
@@ -175,6 +175,7 @@ impl Node {
             priority,
             due: eta,
             unique,
+            tags: tags(&message.headers.custom),
             message: message.encode()?,
         })?;
         Ok(id)
@@ -235,12 +236,12 @@ impl Node {
         Ok(((!names.is_empty()).then_some(names), stamps))
     }
 
-    fn custom_headers(&self) -> Result<JsonMap, Error> {
+    pub(super) fn custom_headers(&self) -> Result<JsonMap, Error> {
         let Some(headers) = self.options.get("headers").filter(|headers| !headers.is_null()) else {
             return Ok(JsonMap::new());
         };
         let mut custom = headers.entries().map_err(|why| Error::option(&self.task, "headers", &why))?;
-        custom.retain(|name, _| !RESERVED.contains(&name));
+        custom.retain(|name, _| !RESERVED_HEADERS.contains(&name));
         Ok(custom)
     }
 
@@ -271,3 +272,11 @@ pub(super) fn later(now: Timestamp, seconds: f64) -> Timestamp {
 fn is_made_from_key(id: &str) -> bool {
     uuid::Uuid::try_parse(id).is_ok_and(|id| id.get_version_num() == 5)
 }
+
+/// The tags of a task: its header `tags`, when that is a list of texts.
+pub(super) fn tags(custom: &JsonMap) -> Vec<Box<str>> {
+    custom.get(TAGS).and_then(|tags| tags.to().ok()).unwrap_or_default()
+}
+
+/// The header that carries the tags of a task.
+pub(crate) const TAGS: &str = "tags";

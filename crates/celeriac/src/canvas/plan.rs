@@ -9,6 +9,7 @@
 use super::freeze::{Prepared, Seat, Tail, prepare, set_first_parent};
 use super::links::take_list;
 use super::node::{Kind, Node, decode};
+use super::webhook::{give_wish, take_wish};
 use super::{Error, Router};
 use crate::backend::NewChord;
 use crate::broker::Routed;
@@ -168,6 +169,11 @@ impl Node {
             };
         };
         let more = !steps.is_empty();
+        if let Some(last) = steps.first_mut()
+            && let Some(url) = take_wish(&mut options)
+        {
+            give_wish(&mut last.options, url);
+        }
         chain.extend(steps.iter().map(Node::write));
         let first = first.apply(Given { options, chain: Some(chain), ..Given::default() }, cx, out)?;
         Ok(match result {
@@ -284,6 +290,8 @@ impl Node {
         for own in ["task_id", "group_id", "group_index", "chord", "root_id", "parent_id"] {
             header_options.remove(own);
         }
+        // The end of a chord is its body's.
+        take_wish(&mut options);
         header_options.extend(options);
         if let Kind::Group(members) = header.kind {
             for member in members {
@@ -365,6 +373,7 @@ mod tests {
             priority: 0,
             due: None,
             unique: false,
+            tags: Vec::new(),
             message: RawMessage { head: "".into(), body: vec![0; bytes].into() },
         }
     }

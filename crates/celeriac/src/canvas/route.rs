@@ -30,7 +30,7 @@ impl Router {
     }
 
     /// The queue of a task whose call names none.
-    pub(super) fn queue(&self, task: &str) -> QueueName {
+    pub(crate) fn queue(&self, task: &str) -> QueueName {
         self.route(task).and_then(|route| route.queue.clone()).unwrap_or_else(|| self.default_queue.clone())
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::app::Celeriac;
+use crate::broker::Routed;
 use crate::client::CallOptions;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -59,10 +60,21 @@ impl<T: Typed> Signature<T> {
     /// # Errors
     /// When the message cannot be made or stored.
     pub async fn apply_async(&self, app: &Celeriac, options: CallOptions) -> Result<AsyncResult<T::Output>> {
+        self.apply_noting(app, options, |_| Ok(())).await
+    }
+
+    /// Sends it, after `note` was told of the messages that are about to be; an error of it is returned, and nothing
+    /// sent.
+    pub(crate) async fn apply_noting<E: From<Error>>(
+        &self,
+        app: &Celeriac,
+        options: CallOptions,
+        note: impl FnOnce(&[Routed]) -> Result<(), E>,
+    ) -> Result<AsyncResult<T::Output>, E> {
         if let Some((what, why)) = &self.problem {
-            return Err(Error::invalid(what, why));
+            return Err(Error::invalid(what, why).into());
         }
-        app.apply(&self.wire, options.into_wire()?).await
+        app.apply(&self.wire, options.into_wire()?, note).await
     }
 
     /// Whether it ignores the value of what comes before it: Celery's `.si()`.

@@ -1,15 +1,17 @@
 //! What a store in memory holds, and the rules by which its messages move.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::control::Panel;
 use super::results::Results;
 use crate::broker::{
     DeadLetter, Delivery, Interrupt, Place, QueueStatus, Reserve, Revocation, Revoke, Routed,
 };
+use crate::catalog::{Attempt, AttemptOutcome, TaskRecord};
 use crate::clock::{Timestamp, after};
 use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
-use crate::protocol::{RawMessage, ResultMeta};
+use crate::protocol::{Json, RawMessage, ResultMeta};
 use crate::state::{self, Move, Phase, State};
 use crate::store::Then;
 
@@ -17,16 +19,20 @@ use crate::store::Then;
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) tasks: HashMap<TaskId, Task>,
+    /// The tasks that were ever published, in the order of their first acceptance.
+    pub(super) accepted: BTreeMap<u64, TaskId>,
     /// Messages that wait for a worker, in the order they are to be taken.
-    waiting: HashMap<QueueName, BTreeSet<(u8, u64, TaskId)>>,
+    pub(super) waiting: HashMap<QueueName, BTreeSet<(u8, u64, TaskId)>>,
     delayed: BTreeSet<(Timestamp, u64, TaskId)>,
     held: HashMap<DeliveryTag, TaskId>,
     dead: BTreeMap<u64, TaskId>,
+    paused: BTreeSet<QueueName>,
     /// When each queue last had its turn.
     turns: HashMap<QueueName, u64>,
     /// The source of all numbers: places in a queue, turns, dead letters.
     numbers: u64,
     pub(super) results: Results,
+    pub(super) panel: Panel,
 }
 
 /// What is known under one id.
@@ -39,26 +45,39 @@ pub(super) struct Task {
     /// When it finished or its message was done with.
     pub(super) done: Option<Timestamp>,
     pub(super) log: Vec<crate::backend::LogEntry>,
+    /// Its number in the order of acceptance and when that was; none where only a result was stored.
+    pub(super) accepted: Option<(u64, Timestamp)>,
+    pub(super) tags: Vec<Box<str>>,
+    /// The run that ended it.
+    pub(super) last_run: Option<Run>,
+    pub(super) attempts: VecDeque<Attempt>,
+}
+
+/// Who ran a task, and since when.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    pub(super) worker: WorkerName,
+    pub(super) started: Timestamp,
 }
 
 /// A message and where it stands.
 #[derive(Debug)]
 pub(super) struct Kept {
-    queue: QueueName,
-    priority: u8,
+    pub(super) queue: QueueName,
+    pub(super) priority: u8,
     /// Its place in the order of publishing, which it keeps when it is handed back.
-    place: u64,
+    pub(super) place: u64,
     published: Timestamp,
     deliveries: u32,
     /// A worker that had begun it was lost.
     begun: bool,
     revoked: bool,
-    stand: Stand,
-    bytes: RawMessage,
+    pub(super) stand: Stand,
+    pub(super) bytes: RawMessage,
 }
 
 #[derive(Debug)]
-enum Stand {
+pub(super) enum Stand {
     Delayed(Timestamp),
     Queued,
     Reserved(Lease),
@@ -67,9 +86,11 @@ enum Stand {
 }
 
 #[derive(Debug)]
-struct Lease {
+pub(super) struct Lease {
     tag: DeliveryTag,
-    worker: WorkerName,
+    pub(super) worker: WorkerName,
+    /// Since when; none where it was taken to be revoked and not to be run.
+    pub(super) since: Option<Timestamp>,
     ends: Timestamp,
     begun: bool,
     /// Its holder is to be told that the task is revoked, and whether to stop it even if it runs.
@@ -87,6 +108,14 @@ impl Kept {
         }
     }
 
+    /// The run that holds it.
+    fn run(&self) -> Option<Run> {
+        match &self.stand {
+            Stand::Reserved(lease) => Some(Run { worker: lease.worker.clone(), started: lease.since? }),
+            _ => None,
+        }
+    }
+
     fn may(&self, what: Move) -> bool {
         state::next(Some(self.phase()), what).is_some()
     }
@@ -94,7 +123,17 @@ impl Kept {
 
 impl Task {
     pub(super) fn unknown() -> Self {
-        Self { name: "".into(), message: None, meta: None, done: None, log: Vec::new() }
+        Self {
+            name: "".into(),
+            message: None,
+            meta: None,
+            done: None,
+            log: Vec::new(),
+            accepted: None,
+            tags: Vec::new(),
+            last_run: None,
+            attempts: VecDeque::new(),
+        }
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -113,9 +152,18 @@ impl Task {
 
     /// It is to run again: what it came to the last time is no longer its result.
     fn reopen(&mut self) {
-        self.done = None;
+        (self.done, self.last_run) = (None, None);
         if self.is_finished() {
             self.meta = None;
+        }
+    }
+
+    /// Notes a run that did not end the task.
+    fn note_attempt(&mut self, run: Run, ended: Timestamp, outcome: AttemptOutcome, error: Option<Json>) {
+        let Run { worker, started } = run;
+        self.attempts.push_back(Attempt { worker, started, ended, outcome, error });
+        if self.attempts.len() > TaskRecord::ATTEMPTS_MAX {
+            self.attempts.pop_front();
         }
     }
 }
@@ -181,7 +229,7 @@ impl Contents {
     }
 
     /// Publishes what is no duplicate, and returns the rest. `fenced` is the task whose end this belongs to: when it
-    /// sends itself again, a revocation goes with it.
+    /// sends itself again, a revocation goes with it, and the run that ended is an attempt.
     pub(super) fn publish(
         &mut self,
         messages: Vec<Routed>,
@@ -203,8 +251,15 @@ impl Contents {
             let place = self.number();
             let id = routed.task_id;
             let task = self.tasks.entry(id.clone()).or_insert_with(Task::unknown);
+            if let Some(run) = task.last_run.take().filter(|_| retried) {
+                let meta = task.meta.as_ref().filter(|meta| meta.state == State::Retry);
+                let error = meta.map(|meta| meta.result.clone());
+                task.note_attempt(run, now, AttemptOutcome::Retried, error);
+            }
             task.reopen();
-            task.name = routed.task;
+            let (number, _) = *task.accepted.get_or_insert((place, now));
+            self.accepted.entry(number).or_insert_with(|| id.clone());
+            (task.name, task.tags) = (routed.task, routed.tags);
             task.message = Some(Kept {
                 queue: routed.queue,
                 priority: routed.priority.min(9),
@@ -224,35 +279,37 @@ impl Contents {
     pub(super) fn reserve(&mut self, request: &Reserve, now: Timestamp) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
         while deliveries.len() < request.limit {
-            let heads = request.queues.iter().filter_map(|queue| {
-                let (priority, _, id) = self.waiting.get(queue)?.first()?;
-                Some((*priority, self.turns.get(queue).copied().unwrap_or(0), queue, id))
-            });
+            let heads =
+                request.queues.iter().filter(|queue| !self.paused.contains(*queue)).filter_map(|queue| {
+                    let (priority, _, id) = self.waiting.get(queue)?.first()?;
+                    Some((*priority, self.turns.get(queue).copied().unwrap_or(0), queue, id))
+                });
             let Some((_, _, queue, id)) = heads.min_by_key(|(priority, turn, ..)| (*priority, *turn)) else {
                 break;
             };
             let id = id.clone();
             let turn = self.number();
             self.turns.insert(queue.clone(), turn);
-            deliveries.extend(self.take(&id, &request.worker, request.lease, now));
+            deliveries.extend(self.take(&id, &request.worker, Some(now), after(now, request.lease)));
         }
         deliveries
     }
 
-    /// Reserves one message that waits.
+    /// Reserves one message that waits, to be run from `since` on.
     fn take(
         &mut self,
         id: &TaskId,
         worker: &WorkerName,
-        lease: Duration,
-        now: Timestamp,
+        since: Option<Timestamp>,
+        ends: Timestamp,
     ) -> Option<Delivery> {
         self.take_out(id);
         let tag = DeliveryTag::from(uuid::Uuid::new_v4().hyphenated().to_string());
         let kept = self.kept(id)?;
         kept.deliveries = kept.deliveries.saturating_add(1);
-        let (worker, ends) = (worker.clone(), after(now, lease));
-        kept.stand = Stand::Reserved(Lease { tag: tag.clone(), worker, ends, begun: false, interrupt: None });
+        let worker = worker.clone();
+        let lease = Lease { tag: tag.clone(), worker, since, ends, begun: false, interrupt: None };
+        kept.stand = Stand::Reserved(lease);
         let delivery = Delivery {
             tag: tag.clone(),
             task_id: id.clone(),
@@ -305,8 +362,15 @@ impl Contents {
                     lease.begun = true;
                 }
             }
-            Then::Ack => self.be_done(&id, now),
+            Then::Ack => {
+                self.note_last_run(&id);
+                self.be_done(&id, now);
+            }
             Then::Requeue { due, counted } => {
+                // What is put off without being counted was not run.
+                if counted || due.is_none() {
+                    self.note_attempt(&id, now, AttemptOutcome::HandedBack);
+                }
                 self.take_out(&id);
                 if let Some(kept) = self.kept(&id)
                     && !counted
@@ -316,6 +380,7 @@ impl Contents {
                 self.place_in_queue(&id, due.filter(|due| *due > now));
             }
             Then::Bury { reason } => {
+                self.note_last_run(&id);
                 self.take_out(&id);
                 let number = self.number();
                 if let Some(kept) = self.kept(&id) {
@@ -325,6 +390,21 @@ impl Contents {
             }
         }
         true
+    }
+
+    fn note_last_run(&mut self, id: &TaskId) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.last_run = task.message.as_ref().and_then(Kept::run);
+        }
+    }
+
+    /// Notes that the run which holds a message is over and the task is not.
+    fn note_attempt(&mut self, id: &TaskId, ended: Timestamp, outcome: AttemptOutcome) {
+        if let Some(task) = self.tasks.get_mut(id)
+            && let Some(run) = task.message.as_ref().and_then(Kept::run)
+        {
+            task.note_attempt(run, ended, outcome, None);
+        }
     }
 
     fn be_done(&mut self, id: &TaskId, now: Timestamp) {
@@ -343,10 +423,12 @@ impl Contents {
         for id in ids {
             let Some(kept) = self.kept(&id) else { continue };
             let Stand::Reserved(lease) = &kept.stand else { continue };
-            if lease.ends > now {
+            let ends = lease.ends;
+            if ends > now {
                 continue;
             }
             kept.begun |= lease.begun;
+            self.note_attempt(&id, ends, AttemptOutcome::Lost);
             self.take_out(&id);
             self.place_in_queue(&id, None);
             restored += 1;
@@ -364,7 +446,7 @@ impl Contents {
         match &mut kept.stand {
             Stand::Delayed(_) | Stand::Queued => {
                 kept.revoked = true;
-                match self.take(id, &request.worker, request.lease, now) {
+                match self.take(id, &request.worker, None, after(now, request.lease)) {
                     Some(delivery) => Revocation::Taken { phase, delivery: Box::new(delivery) },
                     None => Revocation::Unknown,
                 }
@@ -418,13 +500,7 @@ impl Contents {
             if matches!(phase, Phase::Settled | Phase::Dead) {
                 continue;
             }
-            let status = queues.entry(&kept.queue).or_insert_with(|| QueueStatus {
-                queue: kept.queue.clone(),
-                ready: 0,
-                delayed: 0,
-                reserved: 0,
-                oldest: None,
-            });
+            let status = queues.entry(&kept.queue).or_insert_with(|| self.no_messages(&kept.queue));
             match phase {
                 Phase::Delayed => status.delayed += 1,
                 Phase::Reserved => status.reserved += 1,
@@ -434,7 +510,24 @@ impl Contents {
                 }
             }
         }
+        for queue in &self.paused {
+            queues.entry(queue).or_insert_with(|| self.no_messages(queue));
+        }
         queues.into_values().collect()
+    }
+
+    /// How a queue stands that holds no message.
+    fn no_messages(&self, queue: &QueueName) -> QueueStatus {
+        let paused = self.paused.contains(queue);
+        QueueStatus { queue: queue.clone(), ready: 0, delayed: 0, reserved: 0, oldest: None, paused }
+    }
+
+    pub(super) fn pause(&mut self, queue: &QueueName, paused: bool) {
+        if paused {
+            self.paused.insert(queue.clone());
+        } else {
+            self.paused.remove(queue);
+        }
     }
 
     pub(super) fn purge(&mut self, queue: &QueueName, now: Timestamp) -> Vec<TaskId> {

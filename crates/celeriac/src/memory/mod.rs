@@ -4,7 +4,9 @@
 //! wakes whoever waits. Nothing outlives the process, and nothing bounds what is kept but [`Backend::sweep`]: it is no
 //! place for an application's tasks.
 
+mod catalog;
 mod contents;
+mod control;
 mod results;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,13 +163,13 @@ impl Broker for MemoryStore {
     async fn interrupts(
         &self,
         worker: &WorkerName,
-        known: &[DeliveryTag],
+        known: &[Interrupt],
         wait: Duration,
     ) -> Result<Vec<Interrupt>> {
         let found = self
             .wait_for(wait, |contents, _| {
                 let all = contents.interrupts(worker);
-                if all.iter().all(|one| known.contains(&one.tag)) {
+                if all.iter().all(|one| known.contains(one)) {
                     return Found::Not { due: None };
                 }
                 Found::Yes(all)
@@ -182,6 +184,11 @@ impl Broker for MemoryStore {
 
     async fn queues(&self) -> Result<Vec<QueueStatus>> {
         Ok(self.read(|contents, _| contents.queues()))
+    }
+
+    async fn pause(&self, queue: &QueueName, paused: bool) -> Result<()> {
+        self.write(|contents, _| contents.pause(queue, paused));
+        Ok(())
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<Vec<TaskId>> {
@@ -230,7 +237,10 @@ impl Backend for MemoryStore {
     }
 
     async fn sweep(&self, done_before: Timestamp, limit: usize) -> Result<u64> {
-        Ok(self.write(|contents, _| contents.sweep(done_before, limit)))
+        Ok(self.write(|contents, now| {
+            contents.panel.expire(now);
+            contents.sweep(done_before, limit)
+        }))
     }
 
     async fn log(&self, task_id: &TaskId, after: u64, limit: usize) -> Result<Option<LogPage>> {

@@ -149,8 +149,10 @@ impl Contents {
                 // The result came ahead of the acknowledgement: the message has still to be dealt with.
                 (task.meta, task.done) = (None, None);
                 task.log.clear();
-            } else {
-                self.tasks.remove(id);
+            } else if let Some(task) = self.tasks.remove(id)
+                && let Some((number, _)) = task.accepted
+            {
+                self.accepted.remove(&number);
             }
             self.results.steps.remove(id);
         }

@@ -10,16 +10,13 @@ use super::reserve::{Wanted, next_due, worth_it};
 use super::rows::{column_of, time_of};
 use super::step::Step;
 use super::writer::{Durability, Jobs, Work};
-use super::{SqliteStore, bounds, dead, lease, messages};
+use super::{SqliteStore, WAIT_MAX, bounds, dead, lease, messages};
 use crate::broker::{
     Broker, DeadLetter, Delivery, Interrupt, Place, QueueStatus, Reserve, Revocation, Revoke, Routed,
 };
 use crate::clock::{Timestamp, after, until};
 use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
 use crate::store::{Result, Then};
-
-/// Waits are cut to this length, since a timer cannot be set further off.
-const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Deliveries on their way to whoever asked. Should that caller be gone when they arrive (dropped futures are how
 /// `select!` gives up), they go back to their lines at once, instead of being out of reach until their lease has passed.
@@ -46,8 +43,7 @@ impl Drop for Held {
         let weight = tags.len();
         let run = move |step: &mut Step<'_>| {
             let _answer = answer;
-            let then = Then::Requeue { due: None, counted: false };
-            tags.iter().try_for_each(|tag| step.pass_fence(tag, &then, false).map(|_| ()))
+            tags.iter().try_for_each(|tag| step.give_back(tag))
         };
         let durability = Durability::Relaxed;
         self.jobs.send_now(Box::new(Work {
@@ -152,29 +148,13 @@ impl Broker for SqliteStore {
     async fn interrupts(
         &self,
         worker: &WorkerName,
-        known: &[DeliveryTag],
+        known: &[Interrupt],
         wait: Duration,
     ) -> Result<Vec<Interrupt>> {
-        let deadline = Instant::now() + wait.min(WAIT_MAX);
-        let mut bell = self.hub.revoked();
-        loop {
-            bell.mark_unchanged();
-            let asked = worker.clone();
-            let found =
-                self.read("interrupts", move |connection| lease::interrupts(connection, &asked)).await?;
-            let news = found.iter().any(|interrupt| !known.contains(&interrupt.tag));
-            if news || Instant::now() >= deadline {
-                return Ok(found);
-            }
-            tokio::select! {
-                changed = bell.changed() => {
-                    if changed.is_err() {
-                        return Ok(found);
-                    }
-                }
-                () = tokio::time::sleep_until(deadline) => {}
-            }
-        }
+        let worker = worker.clone();
+        let look = move |connection: &rusqlite::Connection, _| lease::interrupts(connection, &worker);
+        let news = |found: &Vec<Interrupt>| found.iter().any(|interrupt| !known.contains(interrupt));
+        self.look_until("interrupts", self.hub.revoked(), wait, look, news).await
     }
 
     async fn locate(&self, ids: &[TaskId]) -> Result<Vec<Option<Place>>> {
@@ -192,6 +172,11 @@ impl Broker for SqliteStore {
     async fn queues(&self) -> Result<Vec<QueueStatus>> {
         let now = column_of(self.clock.now());
         self.read("queues", move |connection| messages::queues(connection, now)).await
+    }
+
+    async fn pause(&self, queue: &QueueName, paused: bool) -> Result<()> {
+        let queue = queue.clone();
+        self.write("pause", Durability::Full, 1, move |step| step.pause(&queue, paused)).await
     }
 
     async fn purge(&self, queue: &QueueName) -> Result<Vec<TaskId>> {
@@ -253,8 +238,10 @@ impl SqliteStore {
             for tag in tags {
                 match step.pass_fence(&tag, &then, false)? {
                     None => lost.push(tag),
-                    Some(lease::Passed::Settled(end)) => step.note_settled(end.seq)?,
-                    Some(lease::Passed::Lives) => {}
+                    Some(lease::Passed { settled: Some(end), run }) => {
+                        step.note_settled(end.seq, run.as_ref())?;
+                    }
+                    Some(_) => {}
                 }
             }
             Ok(lost)

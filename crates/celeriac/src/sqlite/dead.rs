@@ -64,7 +64,7 @@ impl Step<'_> {
                 continue;
             };
             rows::execute(self.connection, sql::DEAD_TAKE, [known.seq])?;
-            rows::execute(self.connection, sql::RESULT_SETTLE, [known.seq, self.now])?;
+            self.note_settled(known.seq, None)?;
             dropped.push(id.clone());
         }
         Ok(dropped)

@@ -2,24 +2,32 @@
 
 use rusqlite::Connection;
 
+use super::attempts::Run;
 use super::fault::Fault;
 use super::messages::{Settled, Spot, find, spot_at};
 use super::rows::{self, Tag, column_of};
 use super::sql;
 use super::step::Step;
 use crate::broker::{Delivery, Interrupt, Revocation};
+use crate::catalog::AttemptOutcome;
 use crate::clock::Timestamp;
 use crate::id::{DeliveryTag, TaskId, WorkerName};
 use crate::state::Phase;
 use crate::store::Then;
 
-/// What passing the fence did to the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Passed {
-    /// It is still held, or waits again, or lies dead.
-    Lives,
-    /// It is done with.
-    Settled(Settled),
+/// What passing the fence did.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    /// The task whose message is done with; `None` while it is held, waits again or lies dead.
+    pub(super) settled: Option<Settled>,
+    /// The run that is over for good; what was only taken to be revoked was none.
+    pub(super) run: Option<Run>,
+}
+
+/// A message as it was held.
+struct Held {
+    spot: Spot,
+    run: Option<Run>,
 }
 
 /// Leases returned to their queues in one call; a caller who gets as many asks again.
@@ -58,45 +66,70 @@ impl Step<'_> {
             Then::Keep => self.holds(tag)?,
             Then::Begin => rows::execute(self.connection, sql::LEASE_BEGIN, (seq, token))? == 1,
             Then::Ack => {
-                // Most ends send nothing, and need not ask what the reservation was.
-                let settled = if sends {
-                    let taken = self.take_held(Tag { seq, token })?;
-                    taken.map(|spot| Settled { seq, revoked: spot.revoked })
-                } else {
+                // Most ends send nothing and come from where the reservation was made: they need not ask what it was,
+                // which costs more than all the rest of it.
+                if !sends && let Some((worker, since)) = self.memory.reservation(token) {
                     let held = rows::execute(self.connection, sql::LEASE_END, (seq, token))? == 1;
-                    held.then_some(Settled { seq, revoked: 0 })
-                };
-                return Ok(settled.map(Passed::Settled));
+                    let settled = Some(Settled { seq, revoked: 0 });
+                    return Ok(held.then_some(Passed { settled, run: Some(Run { seq, worker, since }) }));
+                }
+                let held = self.take_held(Tag { seq, token })?;
+                return Ok(held.map(|Held { spot, run }| {
+                    let settled = Some(Settled { seq, revoked: spot.revoked });
+                    Passed { settled, run }
+                }));
             }
             Then::Requeue { due, counted } => self.requeue(Tag { seq, token }, *due, *counted)?,
-            Then::Bury { reason } => self.bury(Tag { seq, token }, reason)?,
+            Then::Bury { reason } => {
+                let held = self.take_held(Tag { seq, token })?;
+                let Some(Held { spot, run }) = held else { return Ok(None) };
+                self.bury(&spot, reason, run.as_ref())?;
+                return Ok(Some(Passed { settled: None, run }));
+            }
         };
-        Ok(held.then_some(Passed::Lives))
+        Ok(held.then(Passed::default))
+    }
+
+    /// Gives back what nobody received: as if it had never been reserved.
+    pub(super) fn give_back(&mut self, tag: &DeliveryTag) -> Result<(), Fault> {
+        let Some(tag) = Tag::parse(tag) else { return Ok(()) };
+        if let Some(Held { spot, .. }) = self.take_held(tag)? {
+            self.put_back(spot, None, false)?;
+        }
+        Ok(())
     }
 
     fn requeue(&mut self, tag: Tag, due: Option<Timestamp>, counted: bool) -> Result<bool, Fault> {
-        let Some(mut spot) = self.take_held(tag)? else { return Ok(false) };
-        if !counted {
-            spot.deliveries = (spot.deliveries - 1).max(0);
+        let Some(Held { spot, run }) = self.take_held(tag)? else { return Ok(false) };
+        // What is put off without being counted was not run.
+        if let Some(run) = run.filter(|_| counted || due.is_none()) {
+            self.note_attempt(&run, self.now, AttemptOutcome::HandedBack, None)?;
         }
-        self.put(&spot, due.map(column_of))?;
+        self.put_back(spot, due, counted)?;
         Ok(true)
     }
 
-    fn bury(&mut self, tag: Tag, reason: &str) -> Result<bool, Fault> {
-        let Some(spot) = self.take_held(tag)? else { return Ok(false) };
+    fn put_back(&mut self, mut spot: Spot, due: Option<Timestamp>, counted: bool) -> Result<(), Fault> {
+        if !counted {
+            spot.deliveries = (spot.deliveries - 1).max(0);
+        }
+        self.put(&spot, due.map(column_of))
+    }
+
+    fn bury(&mut self, spot: &Spot, reason: &str, run: Option<&Run>) -> Result<(), Fault> {
         // Places in line are numbers that only grow, which is all that paging needs.
         let number = self.next_position()?;
         let values = (number, spot.seq, reason, self.now, spot.deliveries, spot.revoked);
         rows::execute(self.connection, sql::DEAD_PUT, values)?;
-        Ok(true)
+        // Who ended it stands with the result, and a result may not come.
+        self.note_settled(spot.seq, run)
     }
 
     /// Ends a reservation and says where its message came from. Who hands a message back has not lost it, so that its own
     /// mark of having begun goes; that of another who was lost stays, and so does a revocation.
-    fn take_held(&self, tag: Tag) -> Result<Option<Spot>, Fault> {
+    fn take_held(&self, tag: Tag) -> Result<Option<Held>, Fault> {
         rows::first(self.connection, sql::LEASE_TAKE, (tag.seq, tag.token), |row| {
-            Ok(Spot {
+            let spot = Spot {
                 seq: tag.seq,
                 queue: row.get(0)?,
                 priority: row.get(1)?,
@@ -104,7 +137,8 @@ impl Step<'_> {
                 deliveries: row.get(3)?,
                 begun: row.get(4)?,
                 revoked: row.get(5)?,
-            })
+            };
+            Ok(Held { spot, run: Run::at(row, tag.seq, 6)? })
         })
     }
 
@@ -127,10 +161,15 @@ impl Step<'_> {
 
     /// Returns to their lines the messages whose lease has passed.
     pub(super) fn restore(&mut self) -> Result<u64, Fault> {
-        let expired =
-            rows::all(self.connection, sql::LEASE_EXPIRED, [self.now, RESTORED_MAX], |row| spot_at(row, 0))?;
-        for spot in &expired {
+        let expired = rows::all(self.connection, sql::LEASE_EXPIRED, [self.now, RESTORED_MAX], |row| {
+            let spot = spot_at(row, 0)?;
+            Ok((spot, Run::at(row, spot.seq, 7)?, row.get(9)?))
+        })?;
+        for (spot, run, expires) in &expired {
             rows::execute(self.connection, sql::LEASE_DROP, [spot.seq])?;
+            if let Some(run) = run {
+                self.note_attempt(run, *expires, AttemptOutcome::Lost, None)?;
+            }
             self.put(spot, None)?;
         }
         Ok(expired.len() as u64)

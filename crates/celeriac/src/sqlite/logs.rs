@@ -63,6 +63,25 @@ pub(super) fn feed_end(connection: &Connection) -> Result<u64, Fault> {
     Ok(end.flatten().map_or(0, unsigned))
 }
 
+/// The newest number that the feed has given out, whether or not its record is still there.
+pub(super) fn feed_given(connection: &Connection) -> Result<u64, Fault> {
+    let given: Option<i64> = rows::first(connection, sql::FEED_GIVEN, (), |row| row.get(0))?;
+    given.map(unsigned).ok_or_else(|| Fault::Corrupt("the row of counters is gone".to_owned()))
+}
+
+/// Which logs have grown, and how far: by number of the feed, task and position.
+pub(super) fn grown(
+    connection: &Connection,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<(u64, TaskId, u64)>, Fault> {
+    let values = (rows::bound(after), rows::limit(limit));
+    let found: Vec<(i64, String, i64)> =
+        rows::all(connection, sql::FEED_GROWN, values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let line = |(number, id, position)| (unsigned(number), TaskId::from(id), unsigned(position));
+    Ok(found.into_iter().map(line).collect())
+}
+
 /// The last position of a task's log.
 pub(super) fn last(connection: &Connection, id: &TaskId) -> Result<u64, Fault> {
     let last: Option<Option<i64>> = rows::first(connection, sql::LOG_LAST, [id.as_str()], |row| row.get(0))?;
@@ -76,6 +95,14 @@ fn entry((position, event, data, at): EntryColumns) -> Result<LogEntry, Fault> {
         data: rows::json(&data)?,
         at: time_of(at),
     })
+}
+
+/// The newest report of progress of a task.
+pub(super) fn progress(connection: &Connection, seq: i64) -> Result<Option<LogEntry>, Fault> {
+    let found: Option<EntryColumns> = rows::first(connection, sql::LOG_PROGRESS, [seq], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    })?;
+    found.map(entry).transpose()
 }
 
 impl Step<'_> {

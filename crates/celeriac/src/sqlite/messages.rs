@@ -85,6 +85,10 @@ impl Step<'_> {
             let values = (seq, name, queue, priority, position, now, &*message.head, &*message.body);
             rows::execute(self.connection, sql::TASK_AGAIN, values)?;
             rows::execute(self.connection, sql::RESULT_REOPEN, [seq])?;
+            rows::execute(self.connection, sql::TAG_DROP, [seq])?;
+        }
+        for (tag, place) in routed.tags.iter().zip(0_i64..) {
+            rows::execute(self.connection, sql::TAG_PUT, (seq, place, &**tag))?;
         }
         let spot = Spot { seq, queue, priority, position, deliveries: 0, begun: false, revoked };
         self.put(&spot, routed.due.map(column_of))?;
@@ -132,6 +136,17 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// Lets nothing more be taken from a queue, or lets it be taken again.
+    pub(super) fn pause(&mut self, name: &QueueName, paused: bool) -> Result<(), Fault> {
+        let queue = if paused { Some(self.queue_or_new(name)?) } else { self.queue(name)? };
+        if let Some(queue) = queue {
+            rows::execute(self.connection, sql::QUEUE_PAUSE, (queue, paused))?;
+            // What waits there can be taken once more.
+            self.events.ready |= !paused;
+        }
+        Ok(())
+    }
+
     /// Drops all that waits on a queue, and returns whose it was.
     pub(super) fn purge(&mut self, name: &QueueName) -> Result<Vec<TaskId>, Fault> {
         let Some(queue) = self.queue(name)? else { return Ok(Vec::new()) };
@@ -161,44 +176,47 @@ pub(super) fn spot_at(row: &Row<'_>, at: usize) -> rusqlite::Result<Spot> {
 
 /// What is known of a task at the time `now`.
 pub(super) fn find(connection: &Connection, id: &TaskId, now: i64) -> Result<Option<Known>, Fault> {
-    rows::first(connection, sql::PLACE, [id.as_str()], |row| {
-        let in_delayed = row.get(10)?;
-        let due = row.get::<_, Option<i64>>(13)?.filter(|due| *due > now);
-        let phase = if row.get(11)? {
-            Phase::Reserved
-        } else if row.get(9)? {
-            Phase::Queued
-        } else if in_delayed {
-            if due.is_some() { Phase::Delayed } else { Phase::Queued }
-        } else if row.get(12)? {
-            Phase::Dead
-        } else {
-            Phase::Settled
-        };
-        let (seq, revoked): (i64, i64) = (row.get(0)?, row.get(17)?);
-        let deliveries = row.get(15)?;
-        let spot = Spot {
-            seq,
-            queue: row.get::<_, Option<i64>>(2)?.unwrap_or(0),
-            priority: row.get(4)?,
-            position: row.get(5)?,
-            deliveries,
-            begun: row.get(16)?,
-            revoked,
-        };
-        let place = Place {
-            phase,
-            task: row.get::<_, String>(1)?.into(),
-            queue: QueueName::from(row.get::<_, Option<String>>(3)?.unwrap_or_default()),
-            state: row.get::<_, Option<String>>(8)?.map_or(State::Pending, State::from),
-            published: time_of(row.get(6)?),
-            due: due.map(time_of),
-            worker: row.get::<_, Option<String>>(14)?.map(WorkerName::from),
-            deliveries: count(deliveries),
-            revoked: revoked > 0,
-        };
-        Ok(Known { seq, place, has_message: row.get(7)?, in_delayed, spot })
-    })
+    rows::first(connection, sql::PLACE, [id.as_str()], |row| known_at(row, now))
+}
+
+/// Reads the columns of `place.sql`.
+pub(super) fn known_at(row: &Row<'_>, now: i64) -> rusqlite::Result<Known> {
+    let in_delayed = row.get(10)?;
+    let due = row.get::<_, Option<i64>>(13)?.filter(|due| *due > now);
+    let phase = if row.get(11)? {
+        Phase::Reserved
+    } else if row.get(9)? {
+        Phase::Queued
+    } else if in_delayed {
+        if due.is_some() { Phase::Delayed } else { Phase::Queued }
+    } else if row.get(12)? {
+        Phase::Dead
+    } else {
+        Phase::Settled
+    };
+    let (seq, revoked): (i64, i64) = (row.get(0)?, row.get(17)?);
+    let deliveries = row.get(15)?;
+    let spot = Spot {
+        seq,
+        queue: row.get::<_, Option<i64>>(2)?.unwrap_or(0),
+        priority: row.get(4)?,
+        position: row.get(5)?,
+        deliveries,
+        begun: row.get(16)?,
+        revoked,
+    };
+    let place = Place {
+        phase,
+        task: row.get::<_, String>(1)?.into(),
+        queue: QueueName::from(row.get::<_, Option<String>>(3)?.unwrap_or_default()),
+        state: row.get::<_, Option<String>>(8)?.map_or(State::Pending, State::from),
+        published: time_of(row.get(6)?),
+        due: due.map(time_of),
+        worker: row.get::<_, Option<String>>(14)?.map(WorkerName::from),
+        deliveries: count(deliveries),
+        revoked: revoked > 0,
+    };
+    Ok(Known { seq, place, has_message: row.get(7)?, in_delayed, spot })
 }
 
 /// How every queue that holds a message stands at the time `now`.
@@ -212,6 +230,7 @@ pub(super) fn queues(connection: &Connection, now: i64) -> Result<Vec<QueueStatu
             delayed: rows::unsigned(row.get(2)?),
             reserved: rows::unsigned(row.get(3)?),
             oldest: row.get::<_, Option<i64>>(4)?.map(time_of),
+            paused: row.get(5)?,
         })
     })?;
     let overdue: Vec<(String, i64, i64)> = rows::all(&transaction, sql::DELAYED_OVERDUE, [now], |row| {

@@ -12,11 +12,15 @@
 //! **Absent on purpose:** retries on SQLITE_BUSY, triggers, the database's own idea of the time, and any other way to
 //! open the file than through SQLite, which would drop SQLite's locks.
 
+mod attempts;
 mod backend;
 mod bounds;
 mod broker;
+mod candidates;
+mod catalog;
 mod chords;
 mod connect;
+mod control;
 mod dead;
 mod doorbell;
 mod fault;
@@ -44,7 +48,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 pub use ops::Stats;
 
@@ -54,6 +59,7 @@ use doorbell::{Doorbell, Gate};
 use fault::Fault;
 use hub::Hub;
 use readers::Readers;
+use rows::column_of;
 use step::Step;
 use writer::{Durability, Job, Jobs, Work, Writer};
 
@@ -66,6 +72,9 @@ pub fn version() -> &'static str {
 /// How often an idle process looks for commits of others when nothing tells it of them (no watches left, or a file system
 /// without events). A look reads one number from shared memory.
 const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(5);
+
+/// Waits are cut to this length, since a timer cannot be set further off.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How a [`SqliteStore`] is set.
 #[derive(Debug, Clone)]
@@ -247,6 +256,39 @@ impl SqliteStore {
             Ok(answer) => answer.map_err(|fault| fault.into_error(what, &self.path)),
             // Only a panic loses a reply. It may have come after the commit.
             Err(_) => Err(Error::unavailable(what, "the writer lost the reply")),
+        }
+    }
+
+    /// Looks until what is found is `enough` or `wait` is over, anew whenever `bell` changes; returns what the last look
+    /// found.
+    async fn look_until<T, L>(
+        &self,
+        what: &str,
+        mut bell: watch::Receiver<u64>,
+        wait: Duration,
+        look: L,
+        enough: impl Fn(&T) -> bool + Send,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        L: Fn(&Connection, i64) -> Result<T, Fault> + Clone + Send + 'static,
+    {
+        let deadline = Instant::now() + wait.min(WAIT_MAX);
+        loop {
+            bell.mark_unchanged();
+            let (look, now) = (look.clone(), column_of(self.clock.now()));
+            let found = self.read(what, move |connection| look(connection, now)).await?;
+            if enough(&found) || Instant::now() >= deadline {
+                return Ok(found);
+            }
+            tokio::select! {
+                changed = bell.changed() => {
+                    if changed.is_err() {
+                        return Ok(found);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+            }
         }
     }
 

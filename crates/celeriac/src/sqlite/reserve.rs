@@ -69,6 +69,7 @@ impl Step<'_> {
         }
         let token = self.next_token()?;
         self.lease_heads(&taken, token, wanted)?;
+        self.memory.reserved(token, &wanted.worker, self.now);
         taken
             .iter()
             .map(|spot| {
@@ -134,7 +135,7 @@ impl Step<'_> {
             }
         }
         for (queue, priority, last, chosen) in heads {
-            let values = (token, wanted.worker.as_str(), wanted.expires, queue, priority, last);
+            let values = (token, wanted.worker.as_str(), wanted.expires, queue, priority, last, self.now);
             rows::execute(self.connection, sql::READY_LEASE, values)?;
             let cut = rows::execute(self.connection, sql::READY_CUT, [queue, priority, last])?;
             if rows::limit(cut) != chosen {

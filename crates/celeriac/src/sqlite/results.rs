@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 
+use super::attempts::Run;
 use super::fault::Fault;
 use super::rows::{self, column_of, time_of};
 use super::sql;
@@ -77,14 +78,16 @@ impl Step<'_> {
         Ok((seq, true))
     }
 
-    /// Stores a result, unless a different final state is stored; returns the task's number.
-    pub(super) fn put_result(&mut self, meta: &ResultMeta) -> Result<i64, Fault> {
+    /// Stores a result, unless a different final state is stored; returns the task's number. `run` is the run that this
+    /// transaction ends, if it does.
+    pub(super) fn put_result(&mut self, meta: &ResultMeta, run: Option<&Run>) -> Result<i64, Fault> {
         let name = meta.extended.as_ref().map_or("", |extended| &extended.name);
         let (seq, _) = self.look_or_bare(&meta.task_id, name)?;
         let children = meta.children.as_deref().map(rows::children_column);
         let extended = meta.extended.as_ref().map(rows::extended_column).transpose()?;
         // Most results are null and carry nothing else.
         let result = Some(meta.result.as_str()).filter(|text| *text != "null");
+        let run = run.filter(|run| run.seq == seq && meta.state.is_ready());
         let values = rusqlite::params![
             seq,
             meta.state.as_str(),
@@ -96,6 +99,8 @@ impl Step<'_> {
             meta.group_id.as_ref().map(GroupId::as_str),
             meta.parent_id.as_ref().map(TaskId::as_str),
             extended,
+            run.map(|run| run.worker.as_str()),
+            run.map(|run| run.since),
         ];
         let stored = rows::execute(self.connection, sql::RESULT_PUT, values)? == 1;
         if stored && meta.state.is_ready() {
@@ -104,9 +109,10 @@ impl Step<'_> {
         Ok(seq)
     }
 
-    /// Notes that a message is settled, for a task of which this commit stores no result.
-    pub(super) fn note_settled(&mut self, seq: i64) -> Result<(), Fault> {
-        rows::execute(self.connection, sql::RESULT_SETTLE, [seq, self.now])?;
+    /// Notes that a message is settled, for a task of which this commit stores no result, and by which run.
+    pub(super) fn note_settled(&mut self, seq: i64, run: Option<&Run>) -> Result<(), Fault> {
+        let values = (seq, self.now, run.map(|run| run.worker.as_str()), run.map(|run| run.since));
+        rows::execute(self.connection, sql::RESULT_SETTLE, values)?;
         Ok(())
     }
 
@@ -114,7 +120,7 @@ impl Step<'_> {
     pub(super) fn put_step(&mut self, record: &StepRecord) -> Result<(), Fault> {
         let (seq, bare) = self.look_or_bare(&record.task_id, "")?;
         if bare {
-            self.note_settled(seq)?;
+            self.note_settled(seq, None)?;
         }
         rows::execute(self.connection, sql::STEP_PUT, (seq, &*record.name, record.value.as_str()))?;
         Ok(())
@@ -149,6 +155,8 @@ impl Step<'_> {
         rows::execute(self.connection, sql::LOG_DROP, [seq])?;
         rows::execute(self.connection, sql::STEP_DROP, [seq])?;
         if !live {
+            rows::execute(self.connection, sql::ATTEMPT_DROP, [seq])?;
+            rows::execute(self.connection, sql::TAG_DROP, [seq])?;
             rows::execute(self.connection, sql::TASK_DROP, [seq])?;
         }
         Ok(())

@@ -12,7 +12,11 @@ use crate::store::{Error, Result};
 pub(super) const APPLICATION_ID: i64 = 0x6365_6c72;
 
 /// What leads from each layout to the next; the first starts from an empty file.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001_initial.sql"),
+    include_str!("schema/0002_catalog.sql"),
+    include_str!("schema/0003_control.sql"),
+];
 
 /// What a file is, by its header and its list of tables.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,6 +104,23 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, Path::new("test")).unwrap();
         check_statements(&connection, Path::new("test")).unwrap();
+    }
+
+    #[test]
+    fn every_older_layout_becomes_the_present_one() {
+        for layout in 1..MIGRATIONS.len() {
+            let mut connection = Connection::open_in_memory().unwrap();
+            for migration in &MIGRATIONS[..layout] {
+                connection.execute_batch(migration).unwrap();
+            }
+            connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+            connection.pragma_update(None, "user_version", super::super::rows::limit(layout)).unwrap();
+            connection.execute("INSERT INTO queue (name) VALUES ('q')", ()).unwrap();
+            migrate(&mut connection, Path::new("test")).unwrap();
+            check_statements(&connection, Path::new("test")).unwrap();
+            let paused = connection.query_row("SELECT paused FROM queue", (), |row| row.get(0));
+            assert_eq!(paused, Ok(false), "layout {layout}");
+        }
     }
 
     #[test]

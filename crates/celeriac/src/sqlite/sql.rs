@@ -10,16 +10,27 @@ macro_rules! queries {
 }
 
 queries! {
+    AHEAD = "ahead";
+    ATTEMPTS = "attempts";
+    ATTEMPT_DROP = "attempt_drop";
+    ATTEMPT_LAST = "attempt_last";
+    ATTEMPT_PUT = "attempt_put";
+    ATTEMPT_TRIM = "attempt_trim";
+    CHORDS_OLD = "chords_old";
+    CHORDS_READY = "chords_ready";
     CHORD_BODY = "chord_body";
     CHORD_COUNT = "chord_count";
     CHORD_DROP = "chord_drop";
     CHORD_FIND = "chord_find";
     CHORD_OPEN = "chord_open";
-    CHORD_PART_PUT = "chord_part_put";
     CHORD_PARTS = "chord_parts";
     CHORD_PARTS_DROP = "chord_parts_drop";
-    CHORDS_OLD = "chords_old";
-    CHORDS_READY = "chords_ready";
+    CHORD_PART_PUT = "chord_part_put";
+    COMMANDS_AFTER = "commands_after";
+    COMMANDS_EXPIRE = "commands_expire";
+    COMMAND_NUMBER = "command_number";
+    COMMAND_PUT = "command_put";
+    CONTROL_NEWS = "control_news";
     COUNTER_LOAD = "counter_load";
     COUNTER_STORE = "counter_store";
     DEAD_PAGE = "dead_page";
@@ -32,10 +43,12 @@ queries! {
     DELAYED_PUT = "delayed_put";
     DELAYED_TAKE = "delayed_take";
     FEED_END = "feed_end";
+    FEED_GIVEN = "feed_given";
+    FEED_GROWN = "feed_grown";
     FEED_PAGE = "feed_page";
+    GROUPS_DROP_OLD = "groups_drop_old";
     GROUP_FIND = "group_find";
     GROUP_SAVE = "group_save";
-    GROUPS_DROP_OLD = "groups_drop_old";
     LEASE_ANY_EXPIRED = "lease_any_expired";
     LEASE_BEGIN = "lease_begin";
     LEASE_DROP = "lease_drop";
@@ -47,6 +60,18 @@ queries! {
     LEASE_REVOKE = "lease_revoke";
     LEASE_REVOKED = "lease_revoked";
     LEASE_TAKE = "lease_take";
+    LISTED = "listed";
+    LIST_ALL = "list_all";
+    LIST_DEAD = "list_dead";
+    LIST_DELAYED = "list_delayed";
+    LIST_IDS = "list_ids";
+    LIST_LEASED = "list_leased";
+    LIST_NAME = "list_name";
+    LIST_QUEUE = "list_queue";
+    LIST_READY = "list_ready";
+    LIST_STATE = "list_state";
+    LIST_TAG = "list_tag";
+    LIST_WORKER = "list_worker";
     LIVE = "live";
     LOG_APPEND = "log_append";
     LOG_BOUNDS = "log_bounds";
@@ -54,12 +79,16 @@ queries! {
     LOG_END = "log_end";
     LOG_LAST = "log_last";
     LOG_PAGE = "log_page";
+    LOG_PROGRESS = "log_progress";
     LOG_TRIM = "log_trim";
+    NEXT_NAME = "next_name";
+    NEXT_WORKER = "next_worker";
     PLACE = "place";
     QUEUE_ADD = "queue_add";
     QUEUE_COUNT = "queue_count";
     QUEUE_FIND = "queue_find";
     QUEUE_NAME = "queue_name";
+    QUEUE_PAUSE = "queue_pause";
     QUEUE_STATUS = "queue_status";
     READY_ANY = "ready_any";
     READY_CLEAR = "ready_clear";
@@ -68,6 +97,10 @@ queries! {
     READY_PEEK = "ready_peek";
     READY_PUT = "ready_put";
     READY_TAKE = "ready_take";
+    REPLIES_EXPIRE = "replies_expire";
+    REPLIES_OF = "replies_of";
+    REPLY_COUNT = "reply_count";
+    REPLY_PUT = "reply_put";
     RESULT_AGE = "result_age";
     RESULT_DROP = "result_drop";
     RESULT_FETCH = "result_fetch";
@@ -80,6 +113,10 @@ queries! {
     STEP_DROP = "step_drop";
     STEP_FIND = "step_find";
     STEP_PUT = "step_put";
+    TAGS = "tags";
+    TAG_DROP = "tag_drop";
+    TAG_PUT = "tag_put";
+    TASK_ACCEPTED = "task_accepted";
     TASK_AGAIN = "task_again";
     TASK_BARE = "task_bare";
     TASK_DROP = "task_drop";
@@ -89,6 +126,11 @@ queries! {
     TASK_MESSAGE = "task_message";
     TASK_MOVE = "task_move";
     TASK_SEQ = "task_seq";
+    TASK_SPAN = "task_span";
     WAITING_IDS = "waiting_ids";
     WAITING_SETTLE = "waiting_settle";
+    WORKERS_EXPIRE = "workers_expire";
+    WORKERS_LIVE = "workers_live";
+    WORKER_BEAT = "worker_beat";
+    WORKER_LEAVE = "worker_leave";
 }

@@ -1,12 +1,12 @@
 //! What the statements of one commit share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use rusqlite::Connection;
 
 use super::fault::Fault;
 use super::{rows, sql};
-use crate::id::{QueueName, TaskId};
+use crate::id::{QueueName, TaskId, WorkerName};
 
 /// What the writer remembers from commit to commit.
 #[derive(Debug, Default)]
@@ -17,7 +17,13 @@ pub(super) struct Memory {
     /// first.
     served: HashMap<i64, u64>,
     turn: u64,
+    /// The newest reservations made here: token, worker, since when. Whoever settles mostly reserved in the same process,
+    /// and need not ask the file who ran the task. What a token stands for never changes, but its commit may fail.
+    reservations: VecDeque<(i64, WorkerName, i64)>,
 }
+
+/// Reservations remembered; each may be of many messages. Those of older ones are looked up.
+const RESERVATIONS_REMEMBERED_MAX: usize = 1_000;
 
 /// Past so many queues the memory is emptied; it only saves look-ups, and turns start over.
 const QUEUES_REMEMBERED_MAX: usize = 10_000;
@@ -26,6 +32,22 @@ impl Memory {
     /// Forgets what a failed commit may have taught.
     pub(super) fn rolled_back(&mut self) {
         self.queues.clear();
+        self.reservations.clear();
+    }
+
+    /// Notes who holds the messages reserved under a new token.
+    pub(super) fn reserved(&mut self, token: i64, worker: &WorkerName, since: i64) {
+        if self.reservations.len() >= RESERVATIONS_REMEMBERED_MAX {
+            self.reservations.pop_front();
+        }
+        self.reservations.push_back((token, worker.clone(), since));
+    }
+
+    /// Who reserved under a token, and when, if that was here and not long ago.
+    pub(super) fn reservation(&self, token: i64) -> Option<(WorkerName, i64)> {
+        let at = self.reservations.binary_search_by_key(&token, |(token, ..)| *token).ok()?;
+        let (_, worker, since) = &self.reservations[at];
+        Some((worker.clone(), *since))
     }
 
     /// Orders queues so that the one not taken from for longest comes first.
@@ -50,6 +72,10 @@ pub(super) struct Events {
     pub(super) ready: bool,
     /// A held message was revoked.
     pub(super) revoked: bool,
+    /// A command was sent to workers.
+    pub(super) commanded: bool,
+    /// A worker answered one.
+    pub(super) replied: bool,
     /// Tasks that reached a final state.
     pub(super) finished: Vec<TaskId>,
     /// Task logs that grew, and how far.
@@ -61,7 +87,12 @@ pub(super) struct Events {
 impl Events {
     /// Whether there is anything to tell.
     pub(super) fn any(&self) -> bool {
-        self.ready || self.revoked || !self.finished.is_empty() || !self.logged.is_empty()
+        self.ready
+            || self.revoked
+            || self.commanded
+            || self.replied
+            || !self.finished.is_empty()
+            || !self.logged.is_empty()
     }
 }
 

@@ -31,6 +31,7 @@ impl SqliteStore {
     pub(super) async fn sweep_once(&self, done_before: Timestamp, limit: usize) -> Result<u64> {
         let before = column_of(done_before);
         self.write("sweep", Durability::Relaxed, 1, move |step| {
+            step.expire_control()?;
             step.sweep_chords(before, rows::limit(limit))
         })
         .await?;

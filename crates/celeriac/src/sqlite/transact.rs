@@ -11,7 +11,10 @@ use super::step::Step;
 use super::writer::Durability;
 use super::{SqliteStore, bounds};
 use crate::backend::Record;
+use crate::catalog::AttemptOutcome;
 use crate::id::{GroupId, TaskId};
+use crate::protocol::{Json, ResultMeta};
+use crate::state::State;
 use crate::store::{Fence, Outcome, Result, Transact, Transaction};
 
 #[async_trait]
@@ -33,6 +36,12 @@ impl Transact for SqliteStore {
     }
 }
 
+/// Why a task asks to be tried again, as stored.
+fn retry_error<'r>(record: &'r Record, task_id: &TaskId) -> Option<&'r Json> {
+    let retry = |meta: &&ResultMeta| meta.state == State::Retry && meta.task_id == *task_id;
+    record.results.iter().find(retry).map(|meta| &meta.result)
+}
+
 impl Step<'_> {
     /// Carries out a transaction wholly, or refuses it with nothing written.
     pub(super) fn apply(&mut self, transaction: &Transaction) -> Result<Outcome, Fault> {
@@ -51,20 +60,20 @@ impl Step<'_> {
                 Some(chord)
             }
         };
-        let mut settled = None;
+        let mut passed = Passed::default();
         if let Some(Fence { tag, then }) = fence {
             match self.pass_fence(tag, then, !publish.is_empty())? {
                 None => return Ok(Outcome::Lost),
-                Some(Passed::Settled(end)) => settled = Some(end),
-                Some(Passed::Lives) => {}
+                Some(fence) => passed = fence,
             }
         }
+        let Passed { mut settled, run } = passed;
         if let Some(chord) = fired {
             self.drop_chord(chord)?;
         }
         let mut written = Vec::with_capacity(record.results.len());
         for meta in &record.results {
-            written.push(self.put_result(meta)?);
+            written.push(self.put_result(meta, run.as_ref())?);
         }
         let mut duplicates = Vec::new();
         for routed in publish {
@@ -72,7 +81,12 @@ impl Step<'_> {
                 Published::New => {}
                 Published::Again(seq) => {
                     self.reopened(seq);
-                    settled = settled.filter(|settled| settled.seq != seq);
+                    if settled.take_if(|settled| settled.seq == seq).is_some()
+                        && let Some(run) = &run
+                    {
+                        let error = retry_error(record, &routed.task_id);
+                        self.note_attempt(run, self.now, AttemptOutcome::Retried, error)?;
+                    }
                 }
                 Published::Duplicate => duplicates.push(routed.task_id.clone()),
             }
@@ -80,7 +94,7 @@ impl Step<'_> {
         if let Some(Settled { seq, .. }) = settled
             && !written.contains(&seq)
         {
-            self.note_settled(seq)?;
+            self.note_settled(seq, run.as_ref())?;
         }
         let ready = self.keep(record)?;
         Ok(Outcome::Committed { ready, duplicates })

@@ -7,6 +7,7 @@
 
 mod error;
 mod split;
+mod split_catalog;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,10 +19,12 @@ pub use split::Split;
 
 use crate::backend::{Backend, Record};
 use crate::broker::{Broker, Routed};
+use crate::catalog::Catalog;
 use crate::clock::Timestamp;
+use crate::control::Control;
 use crate::id::{DeliveryTag, GroupId, TaskId};
 
-/// A broker, a backend and the atomic step over both; cheap to clone.
+/// A broker, a backend and the atomic step over both, with what people ask of them; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     /// Moves messages.
@@ -30,13 +33,23 @@ pub struct Store {
     pub backend: Arc<dyn Backend>,
     /// Writes to both at once.
     pub transact: Arc<dyn Transact>,
+    /// Lists tasks.
+    pub catalog: Arc<dyn Catalog>,
+    /// Knows the workers, and carries commands to them.
+    pub control: Arc<dyn Control>,
 }
 
 impl Store {
     /// A store that is broker and backend in one.
     #[must_use]
-    pub fn of<S: Broker + Backend + Transact>(store: Arc<S>) -> Self {
-        Self { broker: store.clone(), backend: store.clone(), transact: store }
+    pub fn of<S: Broker + Backend + Transact + Catalog + Control>(store: Arc<S>) -> Self {
+        Self {
+            broker: store.clone(),
+            backend: store.clone(),
+            transact: store.clone(),
+            catalog: store.clone(),
+            control: store,
+        }
     }
 }
 

@@ -26,7 +26,8 @@
 //!   them gets [`Outcome::NotReady`].
 //! - Each half knows only its own: `locate` has no states, and to send a finished task again or revive a dead one,
 //!   `forget` its result first, or the old result stays. The name in the backend's feed is empty for tasks without an
-//!   extended result.
+//!   extended result. Lists take the states from the backend's half, and of the attempts of a task only the last one has
+//!   its error, while the task waits to be tried again.
 //! - A backend knows no task before something is stored under its id, and drops log records of those it does not know.
 //!   A commit with log records therefore stores PENDING first where nothing is; one written with `record` alone does
 //!   not.
@@ -36,6 +37,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::split_catalog::SplitCatalog;
 use super::{Fence, Outcome, Result, Store, Then, Transact, Transaction};
 use crate::backend::{Backend, Record, Recorded};
 use crate::broker::{Broker, Routed};
@@ -244,7 +246,13 @@ impl Store {
     #[must_use]
     pub fn split(broker: &Store, backend: &Store) -> Self {
         let transact = Arc::new(Split::new(broker.transact.clone(), backend.backend.clone()));
-        Self { broker: broker.broker.clone() as Arc<dyn Broker>, backend: backend.backend.clone(), transact }
+        Self {
+            broker: broker.broker.clone() as Arc<dyn Broker>,
+            backend: backend.backend.clone(),
+            transact,
+            catalog: Arc::new(SplitCatalog::new(broker.catalog.clone(), backend.backend.clone())),
+            control: broker.control.clone(),
+        }
     }
 }
 
@@ -273,6 +281,7 @@ mod tests {
             priority: 0,
             due: None,
             unique: true,
+            tags: Vec::new(),
             message: RawMessage { head: "{}".into(), body: Bytes::from_static(body) },
         }
     }

@@ -224,7 +224,8 @@ impl Context {
     }
 
     /// Appends a record to the task's log, durably. Followers see it from any process. When the store is away the
-    /// record waits, within bounds, and a run that lost its lease writes nothing.
+    /// record waits, within bounds, and a run that lost its lease writes nothing. The name `end` is the store's own: it
+    /// ends every stream of the task, and a record of a run by that name is left out.
     pub async fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) {
         let Some(record) = self.record(event, data) else { return };
         let records = self.announce().into_iter().chain([record]).collect();
@@ -278,6 +279,10 @@ impl Context {
     }
 
     fn record<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Option<LogRecord> {
+        if event == crate::event::END {
+            tracing::warn!(task_id = %self.task_id(), event, "this name is kept for the end of the task, record left out");
+            return None;
+        }
         let bound = self.inner.app.config().stream.record_bytes_max;
         let data = match Json::from_value(data) {
             Ok(data) if data.as_str().len() <= bound => data,

@@ -111,11 +111,26 @@ impl FromStr for RateLimit {
     }
 }
 
+/// As Celery spells it, in the unit that gives a number from 1: `10/m`.
 impl fmt::Display for RateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "one every {:?}", self.interval)
+        let interval = self.interval.as_secs_f64();
+        let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+        let fits = units.into_iter().find(|(_, seconds)| interval <= *seconds * (1.0 + ROUNDING));
+        let (unit, seconds) = fits.unwrap_or(("h", 3600.0));
+        // An interval is whole nanoseconds: 3 a second is an interval of which there are 3.000000003.
+        let count = seconds / interval;
+        let whole = count.round();
+        if (count - whole).abs() <= whole * ROUNDING {
+            write!(f, "{whole}/{unit}")
+        } else {
+            write!(f, "{count:.3}/{unit}")
+        }
     }
 }
+
+/// How far a rate may be from a whole number and still be shown as one.
+const ROUNDING: f64 = 1e-6;
 
 #[cfg(test)]
 mod tests {
@@ -130,6 +145,14 @@ mod tests {
         for wrong in ["", "0", "-1/s", "1/y", "many/m", "nan", "inf/s"] {
             assert!(interval(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn rate_limits_are_shown_as_they_are_written() {
+        for text in ["1/s", "3/s", "1000/s", "10/m", "59/m", "1/m", "59/h", "1/h", "0.500/h", "2.500/s"] {
+            assert_eq!(text.parse::<RateLimit>().unwrap().to_string(), text);
+        }
+        assert_eq!("60/m".parse::<RateLimit>().unwrap().to_string(), "1/s");
     }
 
     #[test]

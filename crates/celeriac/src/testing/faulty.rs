@@ -31,7 +31,9 @@ use crate::backend::{Backend, FeedRecord, LogPage, ReadyChord, Record, Recorded,
 use crate::broker::{
     Broker, DeadLetter, Delivery, Interrupt, Place, QueueStatus, Reserve, Revocation, Revoke, Routed,
 };
+use crate::catalog::{Catalog, TaskPage, TaskQuery, TaskRecord};
 use crate::clock::Timestamp;
+use crate::control::{Command, Control, Reply, WorkerCard};
 use crate::id::{DeliveryTag, GroupId, QueueName, TaskId, WorkerName};
 use crate::protocol::{Json, ResultMeta};
 use crate::store::{Error, Outcome, Result, Store, Transact, Transaction};
@@ -196,6 +198,8 @@ impl Faulty {
             broker: Arc::new(FaultyBroker { inner: store.broker, plan: plan.clone() }),
             backend: Arc::new(FaultyBackend { inner: store.backend, plan: plan.clone() }),
             transact: Arc::new(FaultyTransact { inner: store.transact, plan: plan.clone() }),
+            catalog: Arc::new(FaultyCatalog { inner: store.catalog, plan: plan.clone() }),
+            control: Arc::new(FaultyControl { inner: store.control, plan: plan.clone() }),
         }
     }
 }
@@ -218,6 +222,20 @@ pub struct FaultyBackend {
 #[derive(Debug)]
 pub struct FaultyTransact {
     inner: Arc<dyn Transact>,
+    plan: FaultPlan,
+}
+
+/// A catalog whose calls go wrong as planned.
+#[derive(Debug)]
+pub struct FaultyCatalog {
+    inner: Arc<dyn Catalog>,
+    plan: FaultPlan,
+}
+
+/// A control whose calls go wrong as planned.
+#[derive(Debug)]
+pub struct FaultyControl {
+    inner: Arc<dyn Control>,
     plan: FaultPlan,
 }
 
@@ -245,9 +263,10 @@ through_the_plan! {
         fn begin(tags: &[DeliveryTag]) -> Vec<DeliveryTag>;
         fn restore() -> u64;
         fn revoke(request: &Revoke) -> Vec<Revocation>;
-        fn interrupts(worker: &WorkerName, known: &[DeliveryTag], wait: Duration) -> Vec<Interrupt>;
+        fn interrupts(worker: &WorkerName, known: &[Interrupt], wait: Duration) -> Vec<Interrupt>;
         fn locate(ids: &[TaskId]) -> Vec<Option<Place>>;
         fn queues() -> Vec<QueueStatus>;
+        fn pause(queue: &QueueName, paused: bool) -> ();
         fn purge(queue: &QueueName) -> Vec<TaskId>;
         fn dead(after: u64, limit: usize) -> Vec<DeadLetter>;
         fn revive(ids: &[TaskId]) -> Vec<TaskId>;
@@ -270,6 +289,26 @@ through_the_plan! {
         fn ready_chords(limit: usize) -> Vec<GroupId>;
         fn save_group(group_id: &GroupId, tuple: &Json) -> ();
         fn group(group_id: &GroupId) -> Option<Json>;
+    }
+}
+
+through_the_plan! {
+    Catalog for FaultyCatalog {
+        fn tasks(query: &TaskQuery) -> TaskPage;
+        fn task(task_id: &TaskId) -> Option<TaskRecord>;
+    }
+}
+
+through_the_plan! {
+    Control for FaultyControl {
+        fn beat(card: &WorkerCard) -> ();
+        fn leave(worker: &WorkerName) -> ();
+        fn workers() -> Vec<WorkerCard>;
+        fn send(command: &Command) -> ();
+        fn commands_end() -> u64;
+        fn commands(worker: &WorkerName, after: u64, wait: Duration) -> Vec<(u64, Command)>;
+        fn reply(ticket: &str, reply: &Reply) -> ();
+        fn replies(ticket: &str, enough: usize, wait: Duration) -> Vec<Reply>;
     }
 }
 

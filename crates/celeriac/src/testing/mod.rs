@@ -7,5 +7,7 @@ pub mod conformance;
 mod faulty;
 mod manual_clock;
 
-pub use faulty::{Fault, FaultPlan, Faulty, FaultyBackend, FaultyBroker, FaultyTransact};
+pub use faulty::{
+    Fault, FaultPlan, Faulty, FaultyBackend, FaultyBroker, FaultyCatalog, FaultyControl, FaultyTransact,
+};
 pub use manual_clock::ManualClock;

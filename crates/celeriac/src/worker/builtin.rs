@@ -19,8 +19,11 @@ pub(super) enum Builtin {
     Accumulate,
 }
 
+/// Their names.
+pub(super) const NAMES: [&str; 3] = ["celery.accumulate", "celery.map", "celery.starmap"];
+
 pub(super) fn is_builtin(task: &str) -> bool {
-    matches!(task, "celery.map" | "celery.starmap" | "celery.accumulate")
+    NAMES.contains(&task)
 }
 
 impl Builtin {

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //!  wait for a slot ─► reserve up to the free slots ─► examine each ─► run, settle or hand back ─┐
-//!        ▲──────────────────────────────────────────────────────────────────────────────────────┘
+//!        ▲                 │ recalled: other queues, fewer slots                                │
+//!        └─────────────────┴────────────────────────────────────────────────────────────────────┘
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
+use super::ending::Count;
 use super::examine::{Verdict, examine};
-use super::{Shared, pool};
+use super::{Shared, gate, pool};
 use crate::broker::{Delivery, Reserve};
-use crate::id::QueueName;
+use crate::store::{self, Then, Transaction};
+use crate::task::CancelSignal;
 
 /// The most that one call reserves, whatever the number of free slots.
 const RESERVE_MAX: usize = 512;
@@ -21,22 +25,62 @@ const RESERVE_MAX: usize = 512;
 const RESERVE_WAIT: Duration = Duration::from_secs(5);
 const STORE_AWAY_PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(shared: Arc<Shared>, queues: Vec<QueueName>) {
-    let mut request = Reserve {
-        worker: shared.worker.clone(),
-        queues,
-        limit: 0,
-        lease: shared.app.config().visibility_timeout,
-        wait: RESERVE_WAIT,
-        stop: shared.stopping.clone(),
-    };
-    while let Some(mut permits) = free_slots(&shared).await {
-        request.limit = permits.num_permits();
-        match shared.app.store().broker.reserve(&request).await {
+/// Ends a waiting reservation, so that the consumer looks anew at its queues and slots.
+#[derive(Debug)]
+pub(crate) struct Recall {
+    stopping: CancellationToken,
+    current: Mutex<CancellationToken>,
+}
+
+impl Recall {
+    /// One that `stopping` ends for good.
+    pub(super) fn new(stopping: &CancellationToken) -> Self {
+        Self { current: Mutex::new(stopping.child_token()), stopping: stopping.clone() }
+    }
+
+    /// Ends what waits now.
+    pub(super) fn recall(&self) {
+        let next = self.stopping.child_token();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, next).cancel();
+    }
+
+    fn token(&self) -> CancellationToken {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut queues = shared.queues.subscribe();
+    loop {
+        // Before what it is to end is looked at: a change from here on is heard.
+        let stop = shared.recall.token();
+        let Some(mut permits) = shared.slots.take(RESERVE_MAX, &shared.stopping).await else { return };
+        let request = Reserve {
+            worker: shared.worker.clone(),
+            queues: queues.borrow_and_update().clone(),
+            limit: permits.num_permits(),
+            lease: shared.app.config().visibility_timeout,
+            wait: RESERVE_WAIT,
+            stop,
+        };
+        if request.queues.is_empty() {
+            drop(permits);
+            tokio::select! {
+                _ = queues.changed() => {}
+                () = shared.stopping.cancelled() => {}
+            }
+            continue;
+        }
+        match reserve(&shared, &request).await {
             Ok(deliveries) => {
                 for delivery in deliveries {
                     let slot = permits.split(1);
-                    dispatch(&shared, delivery, slot).await;
+                    if queues.has_changed().unwrap_or(false) && !queues.borrow().contains(&delivery.queue) {
+                        give_back(&shared, delivery).await;
+                    } else {
+                        dispatch(&shared, delivery, slot).await;
+                    }
                 }
             }
             Err(error) => {
@@ -50,29 +94,70 @@ pub(super) async fn run(shared: Arc<Shared>, queues: Vec<QueueName>) {
     }
 }
 
-/// Waits for a free slot and takes all that are free; `None` when the worker is stopping.
-async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
-    let mut first = tokio::select! {
+/// Reserves; a task whose gate has opened ends the wait, since its slot may be among those held here.
+async fn reserve(shared: &Shared, request: &Reserve) -> store::Result<Vec<Delivery>> {
+    let broker = &shared.app.store().broker;
+    let Some(in_process) = &shared.in_process else { return broker.reserve(request).await };
+    let reserving = broker.reserve(request);
+    tokio::pin!(reserving);
+    tokio::select! {
         biased;
-        () = shared.stopping.cancelled() => return None,
-        permit = Arc::clone(&shared.slots).acquire_owned() => permit.ok()?,
-    };
-    let more = shared.slots.available_permits().min(RESERVE_MAX - 1);
-    if more > 0
-        && let Ok(rest) =
-            Arc::clone(&shared.slots).try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX))
-    {
-        first.merge(rest);
+        reserved = &mut reserving => reserved,
+        () = in_process.gates.slot_wanted() => {
+            shared.recall.recall();
+            reserving.await
+        }
     }
-    Some(first)
 }
 
 async fn dispatch(shared: &Arc<Shared>, delivery: Delivery, slot: Option<OwnedSemaphorePermit>) {
     let signal = shared.held.insert(delivery.tag.clone());
+    if let Some(in_process) = &shared.in_process
+        && let Some(gated) = in_process.gates.find(&delivery.task_id)
+    {
+        return gate::hold(shared, &in_process.gates, delivery, signal, gated);
+    }
+    proceed(shared, delivery, signal, slot).await;
+}
+
+/// Sends a delivery on its way, now that nothing keeps it from starting.
+pub(super) async fn proceed(
+    shared: &Arc<Shared>,
+    delivery: Delivery,
+    signal: Arc<CancelSignal>,
+    slot: Option<OwnedSemaphorePermit>,
+) {
     match examine(shared, &delivery).await {
         Verdict::Run(call) => pool::start(shared, delivery, *call, signal, slot),
         Verdict::Settle(transaction, count) => {
             shared.settler.settle(delivery.tag, *transaction, count).await;
         }
+    }
+}
+
+/// Gives back what was reserved just as the worker was told to consume no longer from its queue.
+async fn give_back(shared: &Shared, delivery: Delivery) {
+    shared.held.insert(delivery.tag.clone());
+    let then = Then::Requeue { due: None, counted: false };
+    let transaction = Transaction::fenced(delivery.tag.clone(), then);
+    shared.settler.settle(delivery.tag, transaction, Count::HandedBack).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recall_ends_what_waits_and_not_what_comes_after() {
+        let stopping = CancellationToken::new();
+        let recall = Recall::new(&stopping);
+        let waits = recall.token();
+        assert!(!waits.is_cancelled());
+        recall.recall();
+        assert!(waits.is_cancelled());
+        let next = recall.token();
+        assert!(!next.is_cancelled());
+        stopping.cancel();
+        assert!(next.is_cancelled());
     }
 }

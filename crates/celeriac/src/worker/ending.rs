@@ -8,8 +8,9 @@ use super::Counters;
 use super::pool::{Ended, Limits};
 use crate::app::Celeriac;
 use crate::backend::LogRecord;
-use crate::broker::Delivery;
+use crate::broker::{Delivery, Routed};
 use crate::canvas::{self, end_record};
+use crate::client::WEBHOOK_TASK;
 use crate::clock::{Timestamp, after};
 use crate::id::{DeliveryTag, GroupId, TaskId};
 use crate::protocol::{DecodeError, Exception, Extended, Json, Message, ResultMeta, ResultTuple};
@@ -160,6 +161,13 @@ pub(super) fn unstorable(tag: &DeliveryTag, refused: &Transaction, error: &Error
         let failure =
             ResultMeta { state: State::Failure, result, traceback: None, children: None, ..meta.clone() };
         transaction.record.log = vec![end_record(&failure)];
+        let about_it = |routed: &Routed| canvas::retold(routed, &failure);
+        transaction.publish = refused
+            .publish
+            .iter()
+            .filter(|routed| &*routed.task == WEBHOOK_TASK)
+            .filter_map(about_it)
+            .collect();
         transaction.record.results = vec![failure];
     }
     transaction
@@ -211,7 +219,7 @@ impl End<'_> {
         let mut transaction = self.transaction(Then::Ack);
         let shown = if ignored { Json::null() } else { value };
         // A task whose result is ignored still ends: only its value is not kept.
-        store(ResultMeta { result: shown, ..self.meta(State::Success) }, &mut transaction);
+        self.store(ResultMeta { result: shown, ..self.meta(State::Success) }, &mut transaction);
         follow.merge_into(&mut transaction);
         (transaction, Count::Succeeded)
     }
@@ -225,7 +233,7 @@ impl End<'_> {
             traceback: traceback.map(str::to_owned),
             ..self.meta(State::Failure)
         };
-        store(meta, &mut transaction);
+        self.store(meta, &mut transaction);
         let follow = canvas::after_failure(self.message, exception, traceback, &self.app.planner());
         for problem in &follow.problems {
             tracing::error!(%task_id, %problem, "something that follows the failure cannot be sent");
@@ -285,7 +293,9 @@ impl End<'_> {
     fn ignored(self) -> (Transaction, Count) {
         let mut transaction = self.transaction(Then::Ack);
         // As Celery, nothing is stored: a task that was replaced goes on under its id. Its followers hear of the end.
-        transaction.record.log.push(end_record(&self.meta(State::from("IGNORED"))));
+        let meta = self.meta(State::from("IGNORED"));
+        transaction.record.log.push(end_record(&meta));
+        self.tell(&meta, &mut transaction);
         (transaction, Count::Succeeded)
     }
 
@@ -334,9 +344,38 @@ impl End<'_> {
             let data = Json::from_value(&data).unwrap_or_default();
             transaction.record.log.push(LogRecord { task_id: task_id.clone(), event: "log".into(), data });
         }
-        store(ResultMeta { result: exception.encode(), ..self.meta(State::Revoked) }, &mut transaction);
+        self.store(ResultMeta { result: exception.encode(), ..self.meta(State::Revoked) }, &mut transaction);
         canvas::after_revoke(self.message, &exception).merge_into(&mut transaction);
         (transaction, Count::Revoked)
+    }
+
+    /// Stores a final state, ends the log with it, and sends word of it.
+    fn store(&self, meta: ResultMeta, transaction: &mut Transaction) {
+        transaction.record.log.push(end_record(&meta));
+        self.tell(&meta, transaction);
+        transaction.record.results.push(meta);
+    }
+
+    /// Sends word of the end to whoever the message names.
+    fn tell(&self, meta: &ResultMeta, transaction: &mut Transaction) {
+        let headers = &self.message.headers;
+        // One reservation ends a task at most once. Where a crash may leave an end half written, its next reservation
+        // writes it again, so there the message itself names the run.
+        let run = match self.app.store().transact.is_atomic() {
+            true => self.delivery.tag.as_str(),
+            false => &self.message.properties.delivery_tag,
+        };
+        let ended = canvas::Ended {
+            task: &headers.task,
+            headers: &headers.custom,
+            retries: headers.retries,
+            meta,
+            run,
+        };
+        match canvas::webhook(&ended, &self.app.planner()) {
+            Ok(told) => transaction.publish.extend(told),
+            Err(why) => tracing::error!(task_id = %meta.task_id, %why, "the end cannot be told by HTTP"),
+        }
     }
 
     fn transaction(&self, then: Then) -> Transaction {
@@ -366,10 +405,4 @@ impl End<'_> {
             ..meta(self.message, &self.delivery.task_id, state)
         }
     }
-}
-
-/// Stores a final state, and ends the log with it.
-fn store(meta: ResultMeta, transaction: &mut Transaction) {
-    transaction.record.log.push(end_record(&meta));
-    transaction.record.results.push(meta);
 }

@@ -94,7 +94,8 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
         let then = Then::Requeue { due: message.headers.eta, counted: false };
         return settle(Transaction::fenced(delivery.tag.clone(), then), Count::None);
     }
-    if let Some(limit) = options.and_then(|options| options.rate_limit)
+    if let Runnable::Task(task) = &task
+        && let Some(limit) = shared.overrides.rate_limit(task.name, task.options.rate_limit)
         && let Some(due) = shared.rates.take(&message.headers.task, limit, task_id, now)
     {
         let then = Then::Requeue { due: Some(due), counted: false };

@@ -6,16 +6,16 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::id::DeliveryTag;
+use crate::broker::Interrupt;
 use crate::task::CancelReason;
 
 const WAIT: Duration = Duration::from_secs(5);
+const ON_ITS_WAY_PAUSE: Duration = Duration::from_millis(20);
 const STORE_AWAY_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: Arc<Shared>, done: CancellationToken) {
-    let mut known: Vec<DeliveryTag> = Vec::new();
+    let mut known: Vec<Interrupt> = Vec::new();
     loop {
-        known.retain(|tag| shared.held.contains(tag));
         // Dropping the wait loses nothing: a revocation stays in the store.
         let found = tokio::select! {
             () = done.cancelled() => return,
@@ -23,14 +23,25 @@ pub(super) async fn run(shared: Arc<Shared>, done: CancellationToken) {
         };
         match found {
             Ok(interrupts) => {
-                for interrupt in interrupts {
-                    if interrupt.terminate && shared.held.cancel(&interrupt.tag, CancelReason::Revoked) {
+                for interrupt in &interrupts {
+                    // What waits at a gate has not begun: to revoke it is to stop it.
+                    let waits = || {
+                        let in_process = shared.in_process.as_ref();
+                        in_process.is_some_and(|in_process| in_process.gates.waits(&interrupt.tag))
+                    };
+                    if (interrupt.terminate || waits())
+                        && shared.held.cancel(&interrupt.tag, CancelReason::Revoked)
+                    {
                         tracing::info!(tag = %interrupt.tag, "revoked, telling its run to stop");
                     }
-                    // A wait that ends for nothing new names the same ones again.
-                    if !known.contains(&interrupt.tag) {
-                        known.push(interrupt.tag);
-                    }
+                }
+                // Each answer is the whole of what is revoked and still runs.
+                let all = interrupts.len();
+                known = interrupts;
+                known.retain(|interrupt| shared.held.revoke(&interrupt.tag));
+                if known.len() < all {
+                    // Reserved, and on its way to this worker: it is asked for again, but not in a spin.
+                    tokio::time::sleep(ON_ITS_WAY_PAUSE).await;
                 }
             }
             Err(error) => {

@@ -9,44 +9,64 @@
 //!                                     └ hand back  │
 //!  lease keeper (a thread of its own) ── lost ─────┤        journal: progress, tokens, steps
 //!  interrupts ── revoked, terminate ───────────────┤        restorer: leases of the dead, chords, old results
-//!  shutdown ── warm, cold ─────────────────────────┘
+//!  shutdown ── warm, cold ─────────────────────────┘        control, heartbeat (a thread of their own): what is asked of
+//!                                                           the worker, and that it lives
 //! ```
 //!
-//! A worker never holds more messages than it has free slots, and holds each only as long as its lease is renewed. What
+//! A worker never holds more messages than it has free slots, and holds each only as long as its lease is renewed; in the
+//! process of a web application, tasks that wait for a response do so between consumer and examine, without a slot (`gate`). What
 //! it holds is listed in `held.rs`; everything that may stop a run goes through there.
 
 mod builtin;
 mod chords;
 mod consumer;
+mod control;
 mod ending;
 mod examine;
+#[cfg_attr(not(feature = "axum"), allow(dead_code, reason = "only web applications have gates"))]
+mod gate;
+mod heartbeat;
 mod held;
 mod interrupts;
 mod journal;
 mod lease_keeper;
+mod overrides;
+mod panel;
 mod panics;
+#[cfg_attr(not(feature = "axum"), allow(dead_code, reason = "only the in-process worker is watched"))]
+mod polls;
 mod pool;
 mod rate_limit;
 mod restorer;
 mod settler;
+mod slots;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::Celeriac;
 pub use crate::app::hostname;
+use crate::clock::Timestamp;
+pub use crate::control::Report;
 use crate::error::{Error, Result};
 use crate::id::{QueueName, WorkerName};
-use crate::task::{CancelReason, Journal};
+use crate::task::{CancelReason, Journal, Registry};
 
 pub(crate) use chords::fire_chords;
 pub(crate) use ending::settle_revoked;
+pub(crate) use gate::Gates;
+#[cfg(feature = "axum")]
+pub(crate) use gate::{Full, Gate};
+#[cfg(feature = "axum")]
+pub(crate) use panics::{caught, remember_places};
+pub(crate) use polls::Polls;
 
 /// Runs the tasks of an application. Made by [`Celeriac::worker`].
 #[derive(Debug)]
@@ -56,28 +76,23 @@ pub struct Worker {
     name: String,
     concurrency: usize,
     cold: CancellationToken,
+    in_process: Option<InProcess>,
 }
 
-/// What a worker did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Report {
-    /// Runs that ended in SUCCESS.
-    pub succeeded: u64,
-    /// Runs that ended in FAILURE.
-    pub failed: u64,
-    /// Runs to be tried again.
-    pub retried: u64,
-    /// Tasks that ended in REVOKED here.
-    pub revoked: u64,
-    /// Messages handed back, at shutdown or for another worker.
-    pub handed_back: u64,
-    /// Runs whose end could not be stored since the lease had passed.
-    pub lost: u64,
+/// What a worker shares with the web application in whose process it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct InProcess {
+    /// What waits for responses.
+    pub(crate) gates: Arc<Gates>,
+    /// What keeps a thread of the runtime.
+    pub(crate) polls: Arc<Polls>,
 }
 
 /// Counts for the [`Report`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
+    /// Runs that began, by task.
+    started: BTreeMap<&'static str, AtomicU64>,
     succeeded: AtomicU64,
     failed: AtomicU64,
     retried: AtomicU64,
@@ -91,18 +106,30 @@ pub(crate) struct Counters {
 pub(crate) struct Shared {
     pub(crate) app: Celeriac,
     pub(crate) worker: WorkerName,
+    /// The node name.
+    pub(crate) node: Box<str>,
+    pub(crate) started: Timestamp,
     pub(crate) held: held::Held,
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) slots: slots::Slots,
+    /// Where it consumes from.
+    pub(crate) queues: watch::Sender<Vec<QueueName>>,
+    pub(crate) recall: consumer::Recall,
     pub(crate) settler: settler::Settler,
     pub(crate) journal: Journal,
     pub(crate) counters: Counters,
     pub(crate) rates: rate_limit::RateLimits,
+    pub(crate) overrides: overrides::Overrides,
     /// Runs under way.
     pub(crate) runs: TaskTracker,
+    /// Something of its card changed.
+    pub(crate) changed: Notify,
+    /// Remote control asks for the shutdown.
+    pub(crate) shutdown: CancellationToken,
     /// Reserve nothing more.
     pub(crate) stopping: CancellationToken,
     /// Drop what runs.
     pub(crate) cold: CancellationToken,
+    pub(crate) in_process: Option<InProcess>,
 }
 
 impl Celeriac {
@@ -114,6 +141,7 @@ impl Celeriac {
             name: format!("celeriac@{}", hostname()),
             concurrency: self.config().worker_concurrency,
             cold: CancellationToken::new(),
+            in_process: None,
             app: self.clone(),
         }
     }
@@ -160,11 +188,18 @@ impl Worker {
         self
     }
 
-    /// Works until `shutdown` is ready, then shuts down warm: reserves nothing more, lets what runs finish for up to
-    /// `worker_shutdown_timeout`, and hands the rest back, so that another worker starts it at once.
+    #[cfg(feature = "axum")]
+    pub(crate) fn in_process(mut self, in_process: InProcess) -> Self {
+        self.in_process = Some(in_process);
+        self
+    }
+
+    /// Works until `shutdown` is ready or remote control says `shutdown`, then shuts down warm: reserves nothing more,
+    /// lets what runs finish for up to `worker_shutdown_timeout`, and hands the rest back, so that another worker starts it at once.
     ///
     /// Call it from a multi-threaded runtime: tasks run there. Leases are renewed from a thread of their own, whatever
-    /// the tasks do to the runtime.
+    /// the tasks do to the runtime. To drop the future is to crash: nothing more is reserved, what runs is dropped, and
+    /// other workers start it again when its leases have passed.
     ///
     /// # Errors
     /// When it cannot start. A store that goes away later does not end it.
@@ -175,6 +210,9 @@ impl Worker {
         if self.queues.is_empty() {
             return Err(Error::invalid("queues", "name at least one queue to consume from"));
         }
+        if self.app.config().worker_heartbeat_interval.is_zero() {
+            return Err(Error::invalid("worker_heartbeat_interval", "expected more than 0 seconds"));
+        }
         panics::remember_places();
         let config = self.app.config().clone();
         let worker = WorkerName::from(format!("{}/{}", self.name, uuid::Uuid::new_v4().simple()));
@@ -182,31 +220,49 @@ impl Worker {
         let (journal_sender, journal_writes) = mpsc::channel(journal::BOUND);
         let journal =
             Journal::new(journal_sender, config.stream.token_bytes_max, config.stream.token_interval);
+        let stopping = CancellationToken::new();
         let shared = Arc::new(Shared {
             worker: worker.clone(),
+            node: self.name.into(),
+            started: self.app.clock().now(),
             held: held::Held::default(),
-            slots: Arc::new(Semaphore::new(self.concurrency.min(Semaphore::MAX_PERMITS))),
+            slots: slots::Slots::new(self.concurrency),
+            queues: watch::Sender::new(self.queues),
+            recall: consumer::Recall::new(&stopping),
             settler,
             journal: journal.clone(),
-            counters: Counters::default(),
+            counters: Counters::of(self.app.registry()),
             rates: rate_limit::RateLimits::default(),
+            overrides: overrides::Overrides::default(),
             runs: TaskTracker::new(),
-            stopping: CancellationToken::new(),
+            changed: Notify::new(),
+            shutdown: CancellationToken::new(),
+            stopping,
             cold: self.cold,
+            in_process: self.in_process,
             app: self.app,
         });
         // The loops that serve runs outlive the last of them.
         let done = CancellationToken::new();
+        let _crash = Crash { shared: Arc::clone(&shared), done: done.clone() };
         let keeper = lease_keeper::spawn(Arc::clone(&shared), done.clone())
             .map_err(|error| Error::invalid("lease keeper thread", error))?;
+        let controlling = control::spawn(Arc::clone(&shared), done.clone())
+            .map_err(|error| Error::invalid("remote control thread", error))?;
         let settling = tokio::spawn(settler::run(Arc::clone(&shared), settlements, done.clone()));
         let journalling = tokio::spawn(journal::run(Arc::clone(&shared), journal_writes, done.clone()));
         let interrupts = tokio::spawn(interrupts::run(Arc::clone(&shared), done.clone()));
-        let restoring = tokio::spawn(restorer::run(Arc::clone(&shared)));
-        let consuming = tokio::spawn(consumer::run(Arc::clone(&shared), self.queues));
+        let restoring = {
+            let (app, stopping) = (shared.app.clone(), shared.stopping.clone());
+            tokio::spawn(async move { app.restore(stopping.cancelled_owned()).await })
+        };
+        let consuming = tokio::spawn(consumer::run(Arc::clone(&shared)));
         tracing::info!(%worker, concurrency = self.concurrency, "worker ready");
 
-        shutdown.await;
+        tokio::select! {
+            () = shutdown => {}
+            () = shared.shutdown.cancelled() => {}
+        }
         tracing::info!(%worker, running = shared.held.len(), "warm shutdown");
         shared.stopping.cancel();
         join("consumer", consuming).await;
@@ -228,11 +284,27 @@ impl Worker {
         // Chords that the last ends completed.
         shared.runs.wait().await;
         join("interrupts", interrupts).await;
-        // The keeper's thread ends by itself; it is joined off the runtime, since it may be in the midst of a call.
-        let _ = tokio::task::spawn_blocking(move || keeper.join()).await;
+        // These threads end by themselves; they are joined off the runtime, since each may be in the midst of a call.
+        let _ = tokio::task::spawn_blocking(move || (keeper.join(), controlling.join())).await;
         let report = shared.counters.report();
         tracing::info!(%worker, ?report, "worker stopped");
         Ok(report)
+    }
+}
+
+/// Ends the loops, which are tasks and threads of their own, when the worker's future is dropped in the midst. It does
+/// nothing after a shutdown.
+struct Crash {
+    shared: Arc<Shared>,
+    done: CancellationToken,
+}
+
+impl Drop for Crash {
+    fn drop(&mut self) {
+        self.shared.stopping.cancel();
+        // Nobody keeps their leases any more.
+        self.shared.held.cancel_all(CancelReason::LeaseLost);
+        self.done.cancel();
     }
 }
 
@@ -243,6 +315,27 @@ async fn join(name: &str, handle: JoinHandle<()>) {
 }
 
 impl Counters {
+    /// Counts for these tasks and those that every worker knows.
+    fn of(registry: &Registry) -> Self {
+        let names = registry.names().chain(builtin::NAMES);
+        Self {
+            started: names.map(|name| (name, AtomicU64::new(0))).collect(),
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            handed_back: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a run that begins.
+    fn started(&self, task: &str) {
+        if let Some(count) = self.started.get(task) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn report(&self) -> Report {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Report {

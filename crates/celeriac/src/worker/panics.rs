@@ -12,7 +12,7 @@ thread_local! {
 }
 
 /// Installs a panic hook that notes the place and then does what the hook before it did. Once for the process.
-pub(super) fn remember_places() {
+pub(crate) fn remember_places() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
@@ -27,7 +27,7 @@ pub(super) fn remember_places() {
 }
 
 /// The panic that this thread has just caught.
-pub(super) fn caught(payload: &(dyn Any + Send)) -> TaskError {
+pub(crate) fn caught(payload: &(dyn Any + Send)) -> TaskError {
     let message = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::examine::{Call, Runnable};
+use super::held::Run;
 use super::{Shared, ending, panics};
 use crate::backend::Record;
 use crate::broker::Delivery;
@@ -90,6 +91,10 @@ async fn run(
     if !begin(&shared, &delivery, &message, &task, acks_late, &context).await {
         return;
     }
+    let started = shared.app.clock().now();
+    let run = Run { context: context.clone(), priority: delivery.priority, acks_late, started };
+    shared.held.begin(&delivery.tag, run);
+    shared.counters.started(&message.headers.task);
     let limits = limits(&shared, &message, &task);
     // What follows the task may need its arguments again: a retry, an extended result.
     let bound = match &task {
@@ -101,6 +106,12 @@ async fn run(
     let (ended, slot) = match bound {
         Err(error) => (Ended::Error(error), slot),
         Ok(Execution::Async(future)) => {
+            let future = match &shared.in_process {
+                Some(in_process) => {
+                    in_process.polls.watch(&message.headers.task, Some(&delivery.task_id), future)
+                }
+                None => future,
+            };
             let run = AssertUnwindSafe(context.scope(future)).catch_unwind();
             let run = async { run.await.unwrap_or_else(|panic| Err(panics::caught(&*panic))) };
             (within_limits(&shared, run, limits, &signal, false).await, slot)
@@ -190,13 +201,16 @@ async fn begin(
 fn limits(shared: &Shared, message: &Message, task: &Runnable) -> Limits {
     let config = shared.app.config();
     let of_message = |seconds: Option<f64>| seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-    let (soft, hard) = match task {
-        Runnable::Task(task) => (task.options.soft_time_limit, task.options.time_limit),
-        Runnable::Builtin(_) => (None, None),
+    let of_task = match task {
+        Runnable::Task(task) => {
+            let own = Limits { soft: task.options.soft_time_limit, hard: task.options.time_limit };
+            shared.overrides.time_limits(task.name, own)
+        }
+        Runnable::Builtin(_) => Limits { soft: None, hard: None },
     };
     Limits {
-        soft: of_message(message.headers.timelimit.soft).or(soft).or(config.task_soft_time_limit),
-        hard: of_message(message.headers.timelimit.hard).or(hard).or(config.task_time_limit),
+        soft: of_message(message.headers.timelimit.soft).or(of_task.soft).or(config.task_soft_time_limit),
+        hard: of_message(message.headers.timelimit.hard).or(of_task.hard).or(config.task_time_limit),
     }
 }
 

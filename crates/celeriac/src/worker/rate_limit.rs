@@ -59,6 +59,11 @@ impl RateLimits {
         bucket.promised.insert(task_id.clone());
         Some(due)
     }
+
+    /// Starts over with a task, whose limit has changed.
+    pub(crate) fn forget(&self, task: &str) {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
+    }
 }
 
 #[cfg(test)]

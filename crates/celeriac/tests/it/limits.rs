@@ -274,6 +274,7 @@ async fn what_cannot_be_read_is_kept_with_the_dead_letters(bench: Bench) {
         priority: 0,
         due: None,
         unique: false,
+        tags: Vec::new(),
         message: message.clone(),
     };
     app.store().broker.publish(vec![routed]).await.unwrap();

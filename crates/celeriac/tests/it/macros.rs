@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 // After a change to a message, record it with `TRYBUILD=overwrite`, and read it as someone would who made the mistake.
+// Messages are recorded with all features: what the compiler calls by its short name depends on what else is linked.
 #[test]
 fn tasks_compile_and_mistakes_are_explained() {
     let cases = trybuild::TestCases::new();

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops there")]
 
+#[cfg(feature = "axum")]
+mod background;
 mod conformance;
+mod control;
 mod engine;
+mod event;
 mod faults;
 mod kills;
 mod limits;
@@ -13,3 +17,4 @@ mod protocol_hostile;
 mod sqlite;
 mod stopping;
 mod support;
+mod webhooks;

@@ -226,6 +226,7 @@ pub async fn queues_are_counted(store: &Store, clock: &ManualClock) {
         delayed,
         reserved,
         oldest,
+        paused: false,
     };
     let p = status("p", 1, 0, 0, Some(clock.now()));
     assert_eq!(store.broker.queues().await.unwrap(), [p.clone(), status("q", 3, 1, 0, Some(start))]);

@@ -18,10 +18,14 @@
 
 pub mod backend;
 pub mod broker;
+pub mod catalog;
 pub mod chord;
+pub mod control;
 pub mod dead;
 pub mod lease;
+pub mod listing;
 pub mod log;
+pub mod pause;
 pub mod random;
 pub mod revoke;
 pub mod transact;
@@ -82,6 +86,28 @@ macro_rules! store_suite {
                     begun_survives_the_loss_of_its_worker
                     nothing_is_begun_by_itself
                 ]
+                pause: [
+                    nothing_is_reserved_from_a_paused_queue
+                    a_waiting_reserve_is_woken_by_a_resume
+                    what_falls_due_waits_on_a_paused_queue
+                    what_comes_back_waits_on_a_paused_queue
+                    a_paused_queue_takes_and_gives_up_messages
+                    paused_queues_are_listed
+                    pausing_twice_changes_nothing
+                ]
+                control: [
+                    a_card_comes_back_as_it_was
+                    workers_come_and_go
+                    commands_come_in_order
+                    commands_reach_those_they_name
+                    commands_expire
+                    commands_wake
+                    commands_are_bounded
+                    replies_are_gathered
+                    replies_wake
+                    replies_expire
+                    too_much_is_refused
+                ]
                 dead: [
                     the_buried_keep_their_bytes
                     the_revived_start_over
@@ -94,6 +120,7 @@ macro_rules! store_suite {
                     the_taken_outlive_their_taker
                     what_is_held_is_interrupted
                     interrupts_wake
+                    a_termination_of_what_is_known_wakes
                     a_revoked_task_stays_so_when_handed_back
                     a_retry_does_not_escape
                     asking_twice_changes_nothing
@@ -144,6 +171,27 @@ macro_rules! store_suite {
                     racing_settlements_settle_once
                     a_finished_task_sent_again_starts_over
                     the_unfenced_is_unconditional
+                ]
+                catalog: [
+                    what_is_unknown_is_not_listed
+                    the_newest_task_comes_first
+                    pages_show_each_task_once
+                    every_state_is_shown
+                    a_run_has_a_worker_and_its_times
+                    who_revokes_does_not_run
+                    runs_that_end_no_task_are_attempts
+                    what_was_put_off_was_not_attempted
+                    attempts_are_bounded
+                    tags_find_their_tasks
+                    messages_ahead_are_counted
+                    the_newest_progress_is_told
+                    a_record_has_the_message
+                    a_task_sent_again_keeps_its_number
+                    the_forgotten_is_not_listed
+                    a_clock_set_back_hides_no_task
+                ]
+                listing: [
+                    random_lists_agree_with_a_model
                 ]
                 random: [
                     random_moves_keep_the_rules
@@ -253,6 +301,7 @@ fn message(task_id: &str) -> Routed {
         priority: 0,
         due: None,
         unique: false,
+        tags: Vec::new(),
         message: RawMessage { head: head.into(), body: Bytes::from_static(b"[[],{},{}]") },
     }
 }

@@ -89,17 +89,37 @@ pub async fn interrupts_wake(store: &Store, _: &ManualClock) {
     let told = meanwhile(store.broker.interrupts(&holder, &[], FOREVER), ask).await.unwrap();
     let a = Interrupt { tag: deliveries[0].tag.clone(), terminate: false };
     assert_eq!(told, std::slice::from_ref(&a));
-    let known = [a.tag.clone()];
+    let known = [a.clone()];
     let ask = async {
         revoke(store, "b", true).await;
     };
     let told = meanwhile(store.broker.interrupts(&holder, &known, FOREVER), ask).await.unwrap();
     let b = Interrupt { tag: deliveries[1].tag.clone(), terminate: true };
     assert!(told.contains(&b), "{told:?}");
-    let known = tags(&deliveries);
+    let known = [a.clone(), b.clone()];
     let brief = Duration::from_millis(5);
     let told = woken(store.broker.interrupts(&holder, &known, brief)).await.unwrap();
     assert!(told.contains(&a) && told.contains(&b) && told.len() == 2, "{told:?}");
+}
+
+/// Who knows of a revocation is woken when it becomes a termination, and not when it is merely repeated.
+pub async fn a_termination_of_what_is_known_wakes(store: &Store, _: &ManualClock) {
+    let delivery = held(store, "a").await;
+    revoke(store, "a", false).await;
+    let mere = Interrupt { tag: delivery.tag.clone(), terminate: false };
+    let holder = worker("w");
+    let ask = async {
+        revoke(store, "a", false).await;
+        revoke(store, "a", true).await;
+    };
+    let known = [mere];
+    let told = meanwhile(store.broker.interrupts(&holder, &known, FOREVER), ask).await.unwrap();
+    let terminated = Interrupt { tag: delivery.tag, terminate: true };
+    assert_eq!(told, std::slice::from_ref(&terminated));
+    let brief = Duration::from_millis(5);
+    let told =
+        woken(store.broker.interrupts(&holder, std::slice::from_ref(&terminated), brief)).await.unwrap();
+    assert_eq!(told, [terminated]);
 }
 
 /// A revoked task given back is still revoked.

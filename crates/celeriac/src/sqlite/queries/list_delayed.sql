@@ -1,0 +1,2 @@
+-- Tasks whose messages wait for their time, newest first. ?1 older than seq, ?2 how many. Returns (seq).
+SELECT seq FROM delayed WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2
