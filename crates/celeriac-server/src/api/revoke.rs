@@ -1,0 +1,185 @@
+//! Stopping tasks: one, or many at once.
+
+use axum::Json;
+use axum::extract::State;
+use celeriac::{Revoked, TaskId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::bulk::{self, Meant};
+use super::filter::Filter;
+use crate::input::{Document, Fields, Name, Problems};
+use crate::problem::Problem;
+use crate::server::Server;
+
+/// How to stop a task.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it describes what is read field by field")]
+pub(crate) struct RevokeRequest {
+    /// Whether to stop it even when it runs. By default what runs goes on, and only another attempt is refused.
+    terminate: Option<bool>,
+    /// Reserved: tasks written in Rust are told, not signalled.
+    #[schema(schema_with = null)]
+    signal: (),
+    /// Reserved: how long a task may take to stop is a setting of its worker, `worker_revoke_grace`.
+    #[schema(schema_with = null)]
+    grace: (),
+}
+
+/// Which tasks to stop, and how. One of `ids`, `filter` and `all`.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it describes what is read field by field")]
+pub(crate) struct RevokeManyRequest {
+    /// These.
+    #[schema(nullable = false)]
+    ids: Option<Vec<String>>,
+    /// Those that match and are not finished.
+    #[schema(nullable = false)]
+    filter: Option<Filter>,
+    /// All that are not finished.
+    #[schema(schema_with = super::bulk::only_true)]
+    all: (),
+    /// Whether to stop those that run, too.
+    terminate: Option<bool>,
+}
+
+/// What became of a task that was to be stopped.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RevokeView {
+    /// Its id.
+    id: String,
+    /// What it was found doing.
+    revoked: RevokedName,
+    /// The worker that runs it.
+    worker: Option<String>,
+    /// Whether what runs was told to stop.
+    terminate: bool,
+    /// What happened, for people.
+    text: String,
+}
+
+/// What a task was found doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RevokedName {
+    /// It waited for its time, and is revoked.
+    Scheduled,
+    /// It waited for a worker, and is revoked.
+    Queued,
+    /// A worker runs it.
+    Running,
+    /// It was finished already.
+    Finished,
+}
+
+/// What became of tasks that were to be stopped.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(crate) struct RevokeManyView {
+    /// So many waited for their time, and are revoked.
+    scheduled: u64,
+    /// So many waited for a worker, and are revoked.
+    queued: u64,
+    /// So many run; with `terminate` they were told to stop.
+    running: u64,
+    /// So many were finished already.
+    finished: u64,
+    /// So many ids are unknown.
+    unknown: u64,
+    /// More match than were taken at once: ask again.
+    more: bool,
+}
+
+/// The schema of what must be left out or be `null`.
+pub(crate) fn null() -> utoipa::openapi::schema::Object {
+    use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null)).build()
+}
+
+/// Revoke a task
+///
+/// What waits ends in REVOKED at once. What runs goes on, unless `terminate` is set.
+#[utoipa::path(
+    post, path = "/tasks/{id}/revoke", tag = "tasks", operation_id = "revoke_task",
+    params(("id" = String, Path, description = "The task's id", min_length = 1)),
+    request_body = Option<RevokeRequest>,
+    responses((status = 200, description = "What happened", body = RevokeView), (status = 404)),
+)]
+pub(crate) async fn one(
+    State(server): State<Server>,
+    Name(id): Name,
+    body: Document,
+) -> Result<Json<RevokeView>, Problem> {
+    let mut problems = Problems::default();
+    let mut fields = body.fields_if_any(&mut problems);
+    let terminate = fields.boolean("terminate", &mut problems).unwrap_or(false);
+    refuse(
+        &mut fields,
+        "signal",
+        "tasks written in Rust are told, not signalled; send terminate",
+        &mut problems,
+    );
+    refuse(&mut fields, "grace", "set worker_revoke_grace where the worker runs", &mut problems);
+    fields.finish(&["terminate", "signal", "grace"], &mut problems);
+    problems.check()?;
+    let task_id = TaskId::from(id);
+    let revoked = server.app().revoke(std::slice::from_ref(&task_id), terminate).await?.pop();
+    let (revoked, worker, text) = match revoked {
+        None | Some(Revoked::Unknown) => return Err(super::tasks::unknown(&task_id)),
+        Some(Revoked::Scheduled) => (RevokedName::Scheduled, None, "it waited for its time, and is revoked"),
+        Some(Revoked::Queued) => (RevokedName::Queued, None, "it waited for a worker, and is revoked"),
+        Some(Revoked::Finished) => (RevokedName::Finished, None, "it was finished already; nothing was done"),
+        Some(Revoked::Running { worker, terminate: true }) => {
+            (RevokedName::Running, Some(worker), "it runs, and its worker was told to stop it")
+        }
+        Some(Revoked::Running { worker, terminate: false }) => (
+            RevokedName::Running,
+            Some(worker),
+            "it runs, and goes on; only another attempt of it is refused. To stop it, send terminate",
+        ),
+    };
+    Ok(Json(RevokeView {
+        id: task_id.to_string(),
+        revoked,
+        worker: worker.map(|worker| worker.to_string()),
+        terminate: terminate && revoked == RevokedName::Running,
+        text: text.to_owned(),
+    }))
+}
+
+/// Revoke many tasks
+#[utoipa::path(
+    post, path = "/tasks/revoke", tag = "tasks", operation_id = "revoke_tasks",
+    request_body = RevokeManyRequest,
+    responses((status = 200, description = "What happened", body = RevokeManyView)),
+)]
+pub(crate) async fn many(
+    State(server): State<Server>,
+    body: Document,
+) -> Result<Json<RevokeManyView>, Problem> {
+    let mut problems = Problems::default();
+    let mut fields = body.fields(&mut problems)?;
+    let meant = Meant::read(&mut fields, &server, &mut problems);
+    let terminate = fields.boolean("terminate", &mut problems).unwrap_or(false);
+    fields.finish(&["ids", "filter", "all", "terminate"], &mut problems);
+    problems.check()?;
+    let (ids, more) = meant.find(&server, bulk::UNFINISHED, &[]).await?;
+    let mut view = RevokeManyView { more, ..RevokeManyView::default() };
+    for ids in ids.chunks(bulk::CHUNK) {
+        for revoked in server.app().revoke(ids, terminate).await? {
+            match revoked {
+                Revoked::Scheduled => view.scheduled += 1,
+                Revoked::Queued => view.queued += 1,
+                Revoked::Running { .. } => view.running += 1,
+                Revoked::Finished => view.finished += 1,
+                Revoked::Unknown => view.unknown += 1,
+            }
+        }
+    }
+    Ok(Json(view))
+}
+
+fn refuse(fields: &mut Fields, name: &str, remedy: &str, problems: &mut Problems) {
+    if fields.value(name).is_some() {
+        problems.add(fields.place(name), format!("not supported: {remedy}"));
+    }
+}

@@ -1,0 +1,156 @@
+//! The records of all tasks, or of some, as one stream.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use bytes::Bytes;
+use celeriac::backend::Watch;
+use celeriac::{Celeriac, TaskId};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, sleep_until};
+use utoipa::IntoParams;
+
+use super::body::{self, Source};
+use super::{frame, named_heartbeat, request, slot, stream, unreadable};
+use crate::problem::{Invalid, Problem};
+use crate::server::Server;
+
+/// So many tasks can be named.
+const IDS_MAX: usize = 100;
+
+/// Records read at once.
+const PAGE: usize = 256;
+
+/// A watcher of the feed reads it at most this often: what comes closer together is one batch.
+const REST: Duration = Duration::from_millis(20);
+
+/// A wait is cut into pieces, so that a wake lost with a connection costs seconds and not for ever.
+const WAIT: Duration = Duration::from_secs(15);
+
+const AWAY_PAUSE: Duration = Duration::from_millis(500);
+
+/// What may stand in the query of the feed.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct FeedQuery {
+    /// The number after which records are sent: the id of the last one seen. The header `Last-Event-ID` goes before it.
+    /// Default: only what comes from now on.
+    #[param(value_type = Option<u64>, minimum = 0)]
+    after: Option<String>,
+    /// The same as `after`.
+    #[param(value_type = Option<u64>, minimum = 0)]
+    last_event_id: Option<String>,
+    /// The same as `after`.
+    #[param(value_type = Option<u64>, minimum = 0)]
+    starting_after: Option<String>,
+    /// Only records of these tasks: at most 100 ids, with commas between.
+    ids: Option<String>,
+    /// `comment`, which only connections notice, or `event`: heartbeats that a page can see. Default `comment`.
+    heartbeat: Option<String>,
+}
+
+/// Follows all tasks, or some.
+#[utoipa::path(
+    get,
+    path = "/events",
+    tag = "tasks",
+    operation_id = "events",
+    description = "The records of all logs in the order of their writing, as a stream of server-sent events that does \
+        not end. `data` is `{task_id, task, position, data}`; `id` is a number of the feed, which grows with gaps.",
+    params(
+        FeedQuery,
+        ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event seen."),
+    ),
+    responses(
+        (status = 200, description = "The records.", body = String, content_type = "text/event-stream"),
+        (status = 422, description = "A parameter is not valid.", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Too many streams, a shutdown, or the store is away.", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub async fn feed(
+    State(server): State<Server>,
+    query: Result<Query<FeedQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|error| unreadable(&error))?;
+    let mut errors = Vec::new();
+    let parameters = [
+        ("after", query.after.as_deref()),
+        ("last_event_id", query.last_event_id.as_deref()),
+        ("starting_after", query.starting_after.as_deref()),
+    ];
+    let after = request::position(&headers, &parameters, &mut errors);
+    let named_heartbeat = named_heartbeat(query.heartbeat.as_deref(), &mut errors);
+    let ids: Option<HashSet<TaskId>> = query
+        .ids
+        .as_deref()
+        .map(|ids| ids.split(',').filter(|id| !id.is_empty()).map(TaskId::from).collect());
+    if ids.as_ref().is_some_and(|ids| ids.is_empty() || ids.len() > IDS_MAX) {
+        let problem = format!("names from 1 to {IDS_MAX} tasks; open more streams for more");
+        errors.push(Invalid { at: "ids".to_owned(), problem });
+    }
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
+    let slot = slot(&server)?;
+    let app = server.app().clone();
+    let after = match after {
+        Some(after) => after,
+        None => app.store().backend.feed_end().await?,
+    };
+    let source = Feed { app, ids, after, rested: Instant::now() };
+    Ok(stream(body::body(source, after, named_heartbeat, slot)))
+}
+
+struct Feed {
+    app: Celeriac,
+    ids: Option<HashSet<TaskId>>,
+    /// The number of the last record read.
+    after: u64,
+    /// When it may be read again.
+    rested: Instant,
+}
+
+impl Source for Feed {
+    type Batch = std::vec::IntoIter<Bytes>;
+
+    async fn next(&mut self) -> celeriac::Result<Option<Self::Batch>> {
+        loop {
+            sleep_until(self.rested).await;
+            match self.read().await {
+                Ok(frames) if !frames.is_empty() => return Ok(Some(frames.into_iter())),
+                Ok(_) => {}
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "the feed cannot be read, trying again");
+                    sleep(AWAY_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Feed {
+    /// What is there, or after a wait nothing.
+    async fn read(&mut self) -> celeriac::store::Result<Vec<Bytes>> {
+        let backend = &self.app.store().backend;
+        let records = backend.feed(self.after, PAGE).await?;
+        let Some(last) = records.last() else {
+            backend.wait(&Watch::Feed { after: self.after }, WAIT).await?;
+            return Ok(Vec::new());
+        };
+        // A full page is followed by the next at once.
+        if records.len() < PAGE {
+            self.rested = Instant::now() + REST;
+        }
+        self.after = last.number;
+        let wanted = |id: &TaskId| self.ids.as_ref().is_none_or(|ids| ids.contains(id));
+        Ok(records.iter().filter(|record| wanted(&record.task_id)).map(frame::of_feed).collect())
+    }
+}

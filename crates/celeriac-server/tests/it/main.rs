@@ -1,0 +1,15 @@
+//! The integration tests, a module per subject.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops there")]
+
+mod access;
+mod client;
+mod input;
+mod listener;
+mod operations;
+mod process;
+mod stream_clients;
+mod stream_support;
+mod support;
+mod tasks;
+mod webhook;

@@ -1,0 +1,320 @@
+//! What the tests of streams share: a worker that streams, a server that can be killed, a proxy that cuts connections,
+//! and clients that know nothing of ours.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use celeriac::{Celeriac, Context, Worker};
+use celeriac_server::{Access, Server, ServerConfig, sse};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// How long a test waits for what must happen, before it calls it lost.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) async fn soon<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, call).await.expect("this should have happened long ago")
+}
+
+/// The token numbered `n`, with characters of every length.
+pub(crate) fn token(n: u64) -> String {
+    format!("{}{n} ", ["w", "ü", "語", "😀", "\n", "\r\n", "\"", "\u{2028}"][(n % 8) as usize])
+}
+
+pub(crate) fn whole_text(tokens: u64) -> String {
+    (0..tokens).map(token).collect()
+}
+
+/// Streams so many tokens, resting for a moment after each `burst` of them.
+#[celeriac::task]
+pub(crate) async fn speak(cx: Context, tokens: u64, burst: u64) -> u64 {
+    for n in 0..tokens {
+        cx.token(&token(n)).await;
+        if burst > 0 && n % burst == burst - 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    tokens
+}
+
+pub(crate) async fn app(folder: &Path) -> Celeriac {
+    let url = format!("sqlite://{}/celeriac.db", folder.display());
+    Celeriac::connect(&url).await.unwrap().register(speak)
+}
+
+/// A worker in this process.
+pub(crate) struct Running {
+    stop: oneshot::Sender<()>,
+    worker: JoinHandle<celeriac::Result<celeriac::worker::Report>>,
+}
+
+impl Running {
+    pub(crate) fn start(worker: Worker) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self { stop, worker: tokio::spawn(worker.run(async { drop(stopped.await) })) }
+    }
+
+    pub(crate) async fn stop(self) {
+        let _ = self.stop.send(());
+        self.worker.await.unwrap().unwrap();
+    }
+}
+
+/// The settings, with times so short that a test can wait for them.
+pub(crate) fn config() -> ServerConfig {
+    let mut config = ServerConfig::default();
+    config.stream_retry = Duration::from_millis(2);
+    config
+}
+
+/// The routes under test, and nothing around them.
+pub(crate) fn routes(server: Server) -> Router {
+    Router::new()
+        .route("/api/v1/tasks/{id}/events", get(sse::events))
+        .route("/api/v1/events", get(sse::feed))
+        .route("/celeriac.js", get(sse::script))
+        .with_state(server)
+}
+
+/// A server on a runtime of its own, which can be killed with everything it has open.
+pub(crate) struct Killable {
+    pub(crate) address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Killable {
+    /// On a free port.
+    pub(crate) fn start(server: Server) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), server)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, server: Server) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = std::thread::scope(|scope| {
+            let bind = || {
+                runtime.block_on(soon(async {
+                    loop {
+                        match TcpListener::bind(address).await {
+                            Ok(listener) => return listener,
+                            // The port is that of one who was killed a moment ago.
+                            Err(_) => tokio::task::yield_now().await,
+                        }
+                    }
+                }))
+            };
+            scope.spawn(bind).join().unwrap()
+        });
+        let address = listener.local_addr().unwrap();
+        let routes = routes(server);
+        runtime.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        Self { address, runtime: Some(runtime) }
+    }
+
+    pub(crate) fn events_of(&self, id: &celeriac::TaskId) -> String {
+        format!("http://{}/api/v1/tasks/{id}/events", self.address)
+    }
+}
+
+impl Drop for Killable {
+    /// Nothing is told to anybody: connections break off wherever they are.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A server of an application of its own on the file of another, as another process would be.
+pub(crate) async fn serve(folder: &Path, config: ServerConfig) -> Killable {
+    Killable::start(Server::new(app(folder).await, Access::default(), config))
+}
+
+/// A proxy that cuts each connection after a random number of bytes, or a tenth of a second.
+pub(crate) struct CuttingProxy {
+    pub(crate) address: SocketAddr,
+    cuts: Arc<AtomicUsize>,
+    work: JoinHandle<()>,
+}
+
+impl CuttingProxy {
+    pub(crate) async fn start(upstream: SocketAddr, bytes_max: u64, seed: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cuts = Arc::new(AtomicUsize::new(0));
+        let counted = cuts.clone();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let work = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let bytes = random.u64(1..=bytes_max);
+                let counted = counted.clone();
+                tokio::spawn(async move {
+                    let _ =
+                        tokio::time::timeout(Duration::from_millis(100), pass_on(client, upstream, bytes))
+                            .await;
+                    counted.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        });
+        Self { address, cuts, work }
+    }
+
+    pub(crate) fn cuts(&self) -> usize {
+        self.cuts.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for CuttingProxy {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+/// Passes on so many bytes of the answer.
+async fn pass_on(mut client: TcpStream, upstream: SocketAddr, bytes: u64) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(upstream).await?;
+    let (mut from_client, mut to_client) = client.split();
+    let (from_server, mut to_server) = server.split();
+    let ask = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+    let answer = async { tokio::io::copy(&mut from_server.take(bytes), &mut to_client).await.map(drop) };
+    tokio::select! {
+        asked = ask => asked,
+        answered = answer => answered,
+    }
+}
+
+/// A frame as the tests read it: by hand, and only when it is whole.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Frame {
+    pub(crate) id: Option<u64>,
+    pub(crate) event: String,
+    pub(crate) data: Option<serde_json::Value>,
+    pub(crate) retry: Option<u64>,
+    pub(crate) comment: bool,
+}
+
+/// The whole frames at the front of `bytes`, which are taken out.
+pub(crate) fn take_frames(bytes: &mut Vec<u8>) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|pair| pair == b"\n\n") {
+        let text = String::from_utf8(bytes.drain(..end + 2).collect()).unwrap();
+        let mut frame = Frame { id: None, event: String::new(), data: None, retry: None, comment: false };
+        for line in text.trim_end_matches('\n').split('\n') {
+            match line.split_once(": ").unwrap_or((line, "")) {
+                ("id", id) => frame.id = Some(id.parse().unwrap()),
+                ("event", event) => frame.event = event.to_owned(),
+                ("data", data) => frame.data = Some(serde_json::from_str(data).unwrap()),
+                ("retry", retry) => frame.retry = Some(retry.parse().unwrap()),
+                (":", "") => frame.comment = true,
+                other => panic!("a line of no frame of ours: {other:?}"),
+            }
+        }
+        frames.push(frame);
+    }
+    frames
+}
+
+/// An answer as it comes over a socket.
+pub(crate) struct Raw {
+    socket: TcpStream,
+    buffer: Vec<u8>,
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    chunked: bool,
+    ended: bool,
+}
+
+impl Raw {
+    /// Asks for `path`; `None` when the connection broke before the head was whole.
+    pub(crate) async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<Self> {
+        let mut socket = TcpStream::connect(address).await.ok()?;
+        let mut request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("\r\n");
+        socket.write_all(request.as_bytes()).await.ok()?;
+        let mut buffer = Vec::new();
+        let end = loop {
+            if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if socket.read_buf(&mut buffer).await.ok()? == 0 {
+                return None;
+            }
+        };
+        let head = String::from_utf8(buffer.drain(..end).collect()).unwrap().to_ascii_lowercase();
+        let status = head.split(' ').nth(1)?.parse().unwrap();
+        let chunked = head.contains("transfer-encoding: chunked");
+        Some(Self { socket, buffer, status, head, chunked, ended: false })
+    }
+
+    /// The next piece of the body; `None` when it has ended, or broke off, which `is_whole` tells apart.
+    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
+        assert!(self.chunked, "{}", self.head);
+        loop {
+            if self.ended {
+                return None;
+            }
+            if let Some(line) = self.buffer.windows(2).position(|two| two == b"\r\n") {
+                let size = std::str::from_utf8(&self.buffer[..line]).unwrap();
+                let size = usize::from_str_radix(size, 16).unwrap();
+                if self.buffer.len() >= line + 4 + size {
+                    let chunk = self.buffer[line + 2..line + 2 + size].to_vec();
+                    self.buffer.drain(..line + 4 + size);
+                    self.ended = size == 0;
+                    if self.ended {
+                        return None;
+                    }
+                    return Some(chunk);
+                }
+            }
+            match self.socket.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.ended
+    }
+}
+
+/// What a client has gathered; each record must follow the one before it.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    pub(crate) position: u64,
+    pub(crate) text: String,
+    pub(crate) ended: bool,
+    pub(crate) connections: usize,
+}
+
+impl Gathered {
+    pub(crate) fn take(&mut self, id: u64, event: &str, data: &serde_json::Value) {
+        assert_eq!(id, self.position + 1, "a gap or a repeat");
+        assert!(!self.ended, "something after the end");
+        self.position = id;
+        match event {
+            "token" => self.text.push_str(data["text"].as_str().unwrap()),
+            "end" => self.ended = true,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn take_frame(&mut self, frame: &Frame) {
+        match (&frame.data, frame.id) {
+            (Some(data), Some(id)) => self.take(id, &frame.event, data),
+            (None, Some(id)) => assert_eq!(id, self.position, "the stream begins where it was asked to"),
+            _ => {}
+        }
+    }
+}
