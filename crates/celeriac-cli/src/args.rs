@@ -46,6 +46,8 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serve the HTTP API, streams and documentation, and run tasks in a process beside it.
+    Serve(Serve),
     /// Run tasks.
     Worker(Worker),
     /// Send a task; print its id, or its result.
@@ -54,6 +56,13 @@ pub enum Command {
     Result(ResultOf),
     /// Look at the log of a task, or of all.
     Events(Events),
+    /// List the workers that are online.
+    Status(Status),
+    /// Ask workers how they stand.
+    Inspect(Inspect),
+    /// Tell workers what to do.
+    #[command(after_help = CONTROL_HELP)]
+    Control(Control),
     /// List the queues.
     Queues,
     /// Drop what waits on a queue.
@@ -71,9 +80,42 @@ pub enum Command {
     Bench(Bench),
 }
 
-/// `celeriac worker`.
+/// `celeriac serve`.
 #[derive(Debug, Args)]
-pub struct Worker {
+pub struct Serve {
+    /// Where to listen. Anything but loopback wants a token.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8787")]
+    pub bind: String,
+    /// What to do: web, worker.
+    #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "web,worker")]
+    pub roles: Vec<String>,
+    /// Who may use the API: SECRET (everything) or ROLE:SECRET with read, operate or admin; may be given again. Better
+    /// in CELERIAC_TOKEN (separated by commas) or --token-file, where others on the machine do not see it.
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Vec<String>,
+    /// A file with one token a line.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Another name than localhost that a server without a token may be called by, as behind a proxy; may be given again.
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+    /// Let web pages of this origin use the API; may be given again.
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors_origin: Vec<String>,
+    /// Let webhooks go to private and loopback addresses.
+    #[arg(long)]
+    pub webhook_private: bool,
+    /// Accept tasks that no worker is known to run.
+    #[arg(long)]
+    pub accept_unknown_tasks: bool,
+    /// Options of the worker beside the server.
+    #[command(flatten)]
+    pub worker: WorkerOptions,
+}
+
+/// Options that a worker has whether it stands alone or beside the server.
+#[derive(Debug, Args)]
+pub struct WorkerOptions {
     /// The queues to consume from, separated by commas. Default: celery.
     #[arg(short = 'Q', long, value_name = "QUEUES", value_delimiter = ',')]
     pub queues: Vec<String>,
@@ -92,6 +134,20 @@ pub struct Worker {
     /// Ask runs to stop after this many seconds, unless the task says otherwise.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub soft_time_limit: Option<f64>,
+    /// Register the tasks of `celeriac bench serve`.
+    #[arg(long, hide = true)]
+    pub bench_tasks: bool,
+}
+
+/// `celeriac worker`.
+#[derive(Debug, Args)]
+pub struct Worker {
+    /// What and how much it runs.
+    #[command(flatten)]
+    pub options: WorkerOptions,
+    /// Shut down when standard input ends, and leave the processor to others: for a worker beside a server.
+    #[arg(long, hide = true)]
+    pub beside_server: bool,
     /// Write the process id to this file; removed at the end.
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
@@ -217,6 +273,91 @@ pub struct Events {
     pub after: Option<u64>,
 }
 
+/// Which workers are asked, and for how long.
+#[derive(Debug, Args)]
+pub struct Workers {
+    /// Only these workers, by node name, separated by commas. Default: all.
+    #[arg(short, long, value_name = "NAMES", value_delimiter = ',')]
+    pub destination: Vec<String>,
+    /// Wait no longer than this many seconds for answers.
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]
+    pub timeout: f64,
+}
+
+/// `celeriac status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Which workers.
+    #[command(flatten)]
+    pub workers: Workers,
+}
+
+/// `celeriac inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// What to ask for.
+    #[arg(value_name = "CMD", value_parser = INSPECT_COMMANDS)]
+    pub command: String,
+    /// The tasks' ids, for query_task.
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Which workers.
+    #[command(flatten)]
+    pub workers: Workers,
+}
+
+/// What `celeriac inspect` knows.
+const INSPECT_COMMANDS: [&str; 11] = [
+    "active",
+    "active_queues",
+    "conf",
+    "ping",
+    "query_task",
+    "registered",
+    "report",
+    "reserved",
+    "revoked",
+    "scheduled",
+    "stats",
+];
+
+/// `celeriac control`.
+#[derive(Debug, Args)]
+pub struct Control {
+    /// What to do.
+    #[arg(value_name = "CMD", value_parser = CONTROL_COMMANDS)]
+    pub command: String,
+    /// With what; see below.
+    #[arg(value_name = "ARGS")]
+    pub arguments: Vec<String>,
+    /// Which workers.
+    #[command(flatten)]
+    pub workers: Workers,
+}
+
+/// What `celeriac control` knows.
+const CONTROL_COMMANDS: [&str; 8] = [
+    "add_consumer",
+    "cancel_consumer",
+    "heartbeat",
+    "pool_grow",
+    "pool_shrink",
+    "rate_limit",
+    "shutdown",
+    "time_limit",
+];
+
+const CONTROL_HELP: &str = "\
+Commands:
+  add_consumer QUEUE             consume from one queue more
+  cancel_consumer QUEUE          consume from it no longer
+  heartbeat                      say at once how the worker stands
+  pool_grow [N=1]                add slots
+  pool_shrink [N=1]              take slots away, those in use as they come free
+  rate_limit TASK RATE           10/s, 100/m, 1000/h; 0 for none
+  time_limit TASK SOFT [HARD]    seconds
+  shutdown                       let what runs finish, and end";
+
 /// `celeriac purge`.
 #[derive(Debug, Args)]
 pub struct Purge {
@@ -312,6 +453,12 @@ pub struct Bench {
     /// Also measure the cost of a task with this many queued, against 1,000.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub queued: usize,
+    /// Measure the server instead: answers of the API while every core burns, and watchers of streams.
+    #[arg(long)]
+    pub serve: bool,
+    /// With --serve: how many watchers.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub watchers: usize,
     /// Where the database of the benchmark is made. Default: a temporary folder.
     #[arg(long, value_name = "FOLDER")]
     pub folder: Option<PathBuf>,

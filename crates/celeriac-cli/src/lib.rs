@@ -23,6 +23,7 @@ pub mod digest;
 mod llm;
 mod logging;
 pub mod output;
+mod serve;
 pub mod settings;
 mod signals;
 
@@ -83,7 +84,8 @@ pub(crate) struct Session {
 
 async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Problem> {
     let level = match &cli.command {
-        Command::Worker(worker) => worker.loglevel.clone(),
+        Command::Worker(worker) => worker.options.loglevel.clone(),
+        Command::Serve(serve) => serve.worker.loglevel.clone(),
         _ => None,
     };
     logging::start(&cli.global, level.as_deref())?;
@@ -95,13 +97,23 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
         Command::Doctor => return commands::doctor::run(&settings, builder, output).await,
         _ => {}
     }
+    let bench_tasks = match &cli.command {
+        Command::Worker(worker) => worker.options.bench_tasks,
+        Command::Serve(serve) => serve.worker.bench_tasks,
+        _ => false,
+    };
+    let builder = if bench_tasks { bench::register(builder) } else { builder };
     let app = connect(builder, &settings).await?;
     let session = Session { app, output };
     match cli.command {
+        Command::Serve(serve) => serve::run(session, &cli.global, &settings, serve).await,
         Command::Worker(worker) => commands::worker::run(session, worker).await,
         Command::Call(call) => commands::call::run(&session, call).await,
         Command::Result(result) => commands::result::run(&session, &result).await,
         Command::Events(events) => commands::events::run(&session, &events).await,
+        Command::Status(status) => commands::status::run(&session, &status).await,
+        Command::Inspect(inspect) => commands::inspect::run(&session, inspect).await,
+        Command::Control(control) => commands::control::run(&session, control).await,
         Command::Queues => commands::queues::run(&session).await,
         Command::Purge(purge) => commands::purge::run(&session, &purge).await,
         Command::Revoke(revoke) => commands::revoke::run(&session, &revoke).await,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use celeriac::Config;
 use celeriac::config::Route;
+use celeriac_server::ServerConfig;
 use serde::Deserialize;
 
 use crate::args::Global;
@@ -20,6 +21,8 @@ pub struct Settings {
     pub broker_from: String,
     /// Where results are, when elsewhere.
     pub result_backend: Option<String>,
+    /// The settings of the server.
+    pub server: ServerConfig,
     /// The rest.
     pub config: Config,
 }
@@ -43,9 +46,31 @@ struct File {
     visibility_timeout: Option<f64>,
     worker_concurrency: Option<usize>,
     worker_restore_interval: Option<f64>,
+    worker_heartbeat_interval: Option<f64>,
     worker_shutdown_timeout: Option<f64>,
     worker_revoke_grace: Option<f64>,
     task_routes: Vec<FileRoute>,
+    server: FileServer,
+}
+
+/// The table `[server]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileServer {
+    accept_unknown_tasks: Option<bool>,
+    body_bytes_max: Option<usize>,
+    connections_max: Option<usize>,
+    cors_origins: Vec<String>,
+    queue_bound: Option<u64>,
+    rate_burst: Option<u32>,
+    /// 0 means no bound.
+    rate_limit: Option<u32>,
+    request_timeout: Option<f64>,
+    stream_lifetime: Option<f64>,
+    streams_max: Option<usize>,
+    webhook_private: Option<bool>,
+    webhook_secret: Option<String>,
+    webhook_timeout: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,7 +97,7 @@ impl Settings {
             .hint("tasks written in Rust are part of the program: see `celeriac_cli::run`"));
         }
         let path = global.config.clone().or_else(|| Path::new(FILE).exists().then(|| PathBuf::from(FILE)));
-        let file = path.as_deref().map(read).transpose()?.unwrap_or_default();
+        let mut file = path.as_deref().map(read).transpose()?.unwrap_or_default();
         let variable = |names: [&'static str; 2]| {
             names
                 .into_iter()
@@ -92,11 +117,17 @@ impl Settings {
             .clone()
             .or_else(|| variable(["CELERIAC_RESULT_BACKEND", "CELERY_RESULT_BACKEND"]).map(|(url, _)| url))
             .or_else(|| file.result_backend.clone());
-        let config = file.over(base).map_err(|(setting, why)| {
+        let file_server = std::mem::take(&mut file.server);
+        let wrong = |(setting, why): Wrong| {
             let path = path.as_deref().unwrap_or_else(|| Path::new(FILE));
             Problem::usage(format!("{}: {setting}: {why}", path.display()))
-        })?;
-        Ok(Self { broker, broker_from, result_backend, config })
+        };
+        let mut server = file_server.over(ServerConfig::default()).map_err(wrong)?;
+        if let Some((secret, _)) = variable(["CELERIAC_WEBHOOK_SECRET", "CELERIAC_WEBHOOK_SECRET"]) {
+            server.webhook_secret = Some(secret);
+        }
+        let config = file.over(base).map_err(wrong)?;
+        Ok(Self { broker, broker_from, result_backend, server, config })
     }
 }
 
@@ -109,20 +140,43 @@ fn read(path: &Path) -> Result<File, Problem> {
 
 type Wrong = (&'static str, &'static str);
 
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn duration(name: &'static str, seconds: Option<f64>) -> Result<Option<Duration>, Wrong> {
+    let convert = |seconds: f64| {
+        Duration::try_from_secs_f64(seconds).map_err(|_| (name, "expected a number of seconds from 0"))
+    };
+    seconds.map(convert).transpose()
+}
+
+impl FileServer {
+    fn over(self, mut config: ServerConfig) -> Result<ServerConfig, Wrong> {
+        set(&mut config.accept_unknown_tasks, self.accept_unknown_tasks);
+        set(&mut config.body_bytes_max, self.body_bytes_max);
+        set(&mut config.connections_max, self.connections_max);
+        config.cors_origins.extend(self.cors_origins);
+        set(&mut config.queue_bound, self.queue_bound);
+        set(&mut config.rate_burst, self.rate_burst);
+        set(&mut config.rate_limit, self.rate_limit.map(|limit| (limit > 0).then_some(limit)));
+        set(&mut config.request_timeout, duration("server.request_timeout", self.request_timeout)?);
+        set(&mut config.stream_lifetime, duration("server.stream_lifetime", self.stream_lifetime)?);
+        set(&mut config.streams_max, self.streams_max);
+        set(&mut config.webhook_private, self.webhook_private);
+        set(&mut config.webhook_secret, self.webhook_secret.map(Some));
+        set(&mut config.webhook_timeout, duration("server.webhook_timeout", self.webhook_timeout)?);
+        if config.connections_max == 0 {
+            return Err(("server.connections_max", "expected at least 1"));
+        }
+        Ok(config)
+    }
+}
+
 impl File {
     fn over(self, mut config: Config) -> Result<Config, Wrong> {
-        fn set<T>(place: &mut T, value: Option<T>) {
-            if let Some(value) = value {
-                *place = value;
-            }
-        }
-        fn duration(name: &'static str, seconds: Option<f64>) -> Result<Option<Duration>, Wrong> {
-            let convert = |seconds: f64| {
-                Duration::try_from_secs_f64(seconds)
-                    .map_err(|_| (name, "expected a number of seconds from 0"))
-            };
-            seconds.map(convert).transpose()
-        }
         set(&mut config.task_default_queue, self.task_default_queue.map(Into::into));
         set(&mut config.task_default_priority, self.task_default_priority);
         set(&mut config.task_acks_late, self.task_acks_late);
@@ -142,6 +196,10 @@ impl File {
             duration("worker_restore_interval", self.worker_restore_interval)?,
         );
         set(
+            &mut config.worker_heartbeat_interval,
+            duration("worker_heartbeat_interval", self.worker_heartbeat_interval)?,
+        );
+        set(
             &mut config.worker_shutdown_timeout,
             duration("worker_shutdown_timeout", self.worker_shutdown_timeout)?,
         );
@@ -151,6 +209,12 @@ impl File {
         set(&mut config.result_expires, expires.map(|expires| (!expires.is_zero()).then_some(expires)));
         if config.visibility_timeout < Duration::from_millis(300) {
             return Err(("visibility_timeout", "a lease is renewed at a third of it: at least 0.3 seconds"));
+        }
+        if config.worker_heartbeat_interval < Duration::from_millis(50) {
+            return Err((
+                "worker_heartbeat_interval",
+                "each beat is a write to the store: at least 0.05 seconds",
+            ));
         }
         if config.worker_concurrency == 0 {
             return Err(("worker_concurrency", "expected at least 1"));
@@ -213,6 +277,7 @@ mod tests {
         };
         check("worker_concurency = 3\n", &["c.toml", "line 1", "worker_concurency"]);
         check("\nvisibility_timeout = -1\n", &["c.toml", "visibility_timeout", "seconds"]);
+        check("worker_heartbeat_interval = 0\n", &["c.toml", "worker_heartbeat_interval", "0.05 seconds"]);
         check("task_acks_late = 3\n", &["c.toml", "line 1", "boolean"]);
     }
 

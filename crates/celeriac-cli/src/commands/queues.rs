@@ -18,12 +18,13 @@ pub(crate) async fn run(session: &Session) -> Result<Exit, Problem> {
                 queue.delayed.into(),
                 queue.reserved.into(),
                 waits.into(),
+                queue.paused.into(),
             ]
         })
         .collect();
     if rows.is_empty() {
-        session.output.note("no queue holds a message");
+        session.output.note("no queue holds a message or is paused");
     }
-    session.output.table(&["queue", "ready", "delayed", "reserved", "oldest_seconds"], &rows)?;
+    session.output.table(&["queue", "ready", "delayed", "reserved", "oldest_seconds", "paused"], &rows)?;
     Ok(Exit::Done)
 }

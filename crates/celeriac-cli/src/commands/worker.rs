@@ -1,9 +1,10 @@
 //! `celeriac worker`: runs tasks until told to stop.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::args::Worker;
+use crate::args::{Worker, WorkerOptions};
 use crate::output::{Exit, Problem};
 use crate::{Session, signals};
 
@@ -11,22 +12,26 @@ pub(crate) async fn run(session: Session, args: Worker) -> Result<Exit, Problem>
     if let Some((option, why)) = args.refused.given() {
         return Err(Problem::usage(format!("{option} is not supported: {why}")));
     }
+    let WorkerOptions { queues, concurrency, hostname, time_limit, soft_time_limit, .. } = args.options;
     let mut config = session.app.config().clone();
-    config.task_time_limit = args.time_limit.map(Duration::from_secs_f64).or(config.task_time_limit);
+    config.task_time_limit = time_limit.map(Duration::from_secs_f64).or(config.task_time_limit);
     config.task_soft_time_limit =
-        args.soft_time_limit.map(Duration::from_secs_f64).or(config.task_soft_time_limit);
+        soft_time_limit.map(Duration::from_secs_f64).or(config.task_soft_time_limit);
     let app = session.app.with_config(config);
     let mut worker = app.worker();
-    if !args.queues.is_empty() {
-        worker = worker.queues(args.queues.iter().map(String::as_str));
+    if !queues.is_empty() {
+        worker = worker.queues(queues.iter().map(String::as_str));
     }
-    if let Some(concurrency) = args.concurrency {
+    if let Some(concurrency) = concurrency {
         worker = worker.concurrency(concurrency as usize);
     }
-    if let Some(name) = &args.hostname {
+    if let Some(name) = &hostname {
         worker = worker.name(name.replace("%h", &celeriac::worker::hostname()));
     }
     let shutdown = signals::listen()?;
+    if args.beside_server {
+        stand_beside(shutdown.clone())?;
+    }
     let _pidfile = args.pidfile.map(Pidfile::write).transpose()?;
     let names: Vec<_> = app.registry().names().collect();
     session.output.note(format_args!(
@@ -42,6 +47,31 @@ pub(crate) async fn run(session: Session, args: Worker) -> Result<Exit, Problem>
         report.succeeded, report.failed, report.retried, report.revoked, report.handed_back,
     ));
     Ok(Exit::Done)
+}
+
+/// How much a worker beside a server leaves the processor to it, in steps of `nice`: tasks that burn the processor then
+/// hardly delay an answer of the API, and lose next to nothing while the API is idle.
+const NICE: i32 = 5;
+
+/// Shuts down with the server: however that ends, the pipe that it holds to this process ends with it.
+fn stand_beside(shutdown: signals::Shutdown) -> Result<(), Problem> {
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::warn!(%error, "the worker runs at the server's priority");
+    }
+    std::thread::Builder::new().name("server-watch".to_owned()).spawn(move || {
+        let mut rest = [0; 64];
+        // The server writes nothing; every answer but an interruption means that it is gone.
+        loop {
+            match std::io::stdin().read(&mut rest) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        shutdown.warm.cancel();
+    })?;
+    Ok(())
 }
 
 /// A file with the process id, for as long as the process lives.

@@ -1,11 +1,11 @@
-//! `celeriac bench`: what the embedded store and the worker do on this machine, each commit on the disk.
+//! What the embedded store and the worker do on this machine, each commit on the disk.
 //!
 //! Every figure is the median of several runs on a fresh database, with its range. A drain ends with an exact count of
 //! deliveries. Since disks and machines differ, the rate of plain synced writes to the same folder stands beside.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use celeriac::sqlite::{SqliteOptions, SqliteStore};
@@ -13,20 +13,12 @@ use celeriac::store::Store;
 use celeriac::{Celeriac, State, TaskId};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::tasks::{RUNS, noop};
+use super::{Figures, pss, rate};
 use crate::args::Bench;
 use crate::output::{Exit, Output, Problem};
-
-/// Runs of the task below, in this process.
-static RUNS: AtomicU64 = AtomicU64::new(0);
-
-#[celeriac::task(name = "celeriac.bench.noop")]
-async fn noop(n: u64) -> u64 {
-    RUNS.fetch_add(1, Ordering::Relaxed);
-    n
-}
 
 /// Messages in one batch.
 const BATCH: usize = 500;
@@ -36,13 +28,7 @@ const CALLERS: usize = 16;
 const EACH: usize = 250;
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// The figures of one run.
-#[derive(Debug, Default)]
-struct Figures {
-    rows: Vec<(&'static str, &'static str, f64)>,
-}
-
-pub(crate) async fn run(args: &Bench, output: Output) -> Result<Exit, Problem> {
+pub(super) async fn run(args: &Bench, output: Output) -> Result<Exit, Problem> {
     if args.runs == 0 || args.tasks == 0 || args.concurrency == 0 {
         return Err(Problem::usage("--runs, --tasks and --concurrency must be at least 1"));
     }
@@ -76,25 +62,7 @@ pub(crate) async fn run(args: &Bench, output: Output) -> Result<Exit, Problem> {
         args.concurrency,
         args.runs,
     ));
-    let mut rows: Vec<Vec<Value>> = Vec::new();
-    for (name, unit, _) in &runs[0].rows {
-        let mut values: Vec<f64> =
-            runs.iter().flat_map(|run| &run.rows).filter(|row| row.0 == *name).map(|row| row.2).collect();
-        values.sort_by(f64::total_cmp);
-        let show = |value: f64| {
-            if value >= 100.0 { json!(value.round()) } else { json!((value * 100.0).round() / 100.0) }
-        };
-        let (least, most) = (values[0], values[values.len() - 1]);
-        rows.push(vec![
-            (*name).into(),
-            show(values[values.len() / 2]),
-            show(least),
-            show(most),
-            (*unit).into(),
-        ]);
-    }
-    output.table(&["figure", "median", "min", "max", "unit"], &rows)?;
-    Ok(Exit::Done)
+    super::print(output, &runs)
 }
 
 async fn one(args: &Bench, path: &Path, bar: &ProgressBar) -> Result<Figures, Problem> {
@@ -102,7 +70,7 @@ async fn one(args: &Bench, path: &Path, bar: &ProgressBar) -> Result<Figures, Pr
     figures.rows.push(("synced writes of 4 KiB", "/s", synced_writes(path)?));
     bar.inc(1);
     let app = open(path).await?;
-    figures.rows.push(("memory when idle", "KiB PSS", pss()));
+    figures.rows.push(("memory when idle", "KiB PSS", pss("self")));
     figures.rows.push(("publish, one at a time", "/s", publish_singly(&app).await?));
     bar.inc(1);
     app.purge(&app.config().task_default_queue).await?;
@@ -110,7 +78,7 @@ async fn one(args: &Bench, path: &Path, bar: &ProgressBar) -> Result<Figures, Pr
     figures.rows.push(("publish, in batches of 500", "/s", published));
     bar.inc(1);
     figures.rows.push(("run with result, backlog drained", "/s", drain(&app, args, &ids).await?));
-    figures.rows.push(("memory after the drain", "KiB PSS", pss()));
+    figures.rows.push(("memory after the drain", "KiB PSS", pss("self")));
     bar.inc(1);
     let latency = round_trips(&app, args).await?;
     for (name, quantile) in [
@@ -289,16 +257,4 @@ async fn settle_some(app: &Celeriac, store: &Store, count: usize) -> Result<(), 
         .collect();
     store.transact.commit(settlements).await?;
     Ok(())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rate(count: usize, began: Instant) -> f64 {
-    count as f64 / began.elapsed().as_secs_f64()
-}
-
-/// The memory of this process that is its own share, in KiB; 0 where the system does not tell.
-fn pss() -> f64 {
-    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0.0)
 }
