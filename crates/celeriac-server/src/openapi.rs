@@ -1,5 +1,6 @@
 //! The description of the API: what the handlers say, completed by what holds for all of them.
 
+use celeriac::client::WEBHOOK_TASK;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{ComponentsBuilder, Info, InfoBuilder, License, OpenApi, OpenApiBuilder};
 
@@ -162,7 +163,14 @@ fn complete_parameter(parameter: &mut Value, config: &ServerConfig) {
         "phase" => schema["maxItems"] = json!(50),
         "heartbeat" => schema["enum"] = json!(["comment", "event"]),
         "ids" => schema["pattern"] = json!("^[^,]+(,[^,]+){0,99}$"),
-        "after" | "Last-Event-ID" => schema["maximum"] = json!(i64::MAX),
+        "after" => schema["maximum"] = json!(i64::MAX),
+        // A header without content says nothing.
+        "Last-Event-ID" => {
+            *schema = json!({ "anyOf": [
+                { "type": "integer", "minimum": 0, "maximum": i64::MAX },
+                { "type": "string", "maxLength": 0 },
+            ] });
+        }
         "id" => schema["minLength"] = json!(1),
         "command" => schema["enum"] = json!(workers::COMMANDS),
         "Idempotency-Key" => schema["pattern"] = json!("^[!-~]+$"),
@@ -176,6 +184,7 @@ fn complete_task_request(schema: &mut Value) {
         both("task_id", "string", "idempotency_key", "string"),
     ] });
     let properties = &mut schema["properties"];
+    properties["task"]["not"] = json!({ "const": WEBHOOK_TASK });
     properties["expires"] = json!({
         "description": properties["expires"]["description"],
         "oneOf": [

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use celeriac::calls::Call;
 use celeriac::canvas::RESERVED_HEADERS;
+use celeriac::client::WEBHOOK_TASK;
 use celeriac::protocol::{JsonMap, extended};
 use celeriac::{CallOptions, Json, TaskId, Timestamp};
 use sha2::{Digest, Sha256};
@@ -120,6 +121,13 @@ pub(crate) fn read(
 ) -> Request {
     let content = fields.digest();
     let task = fields.required_text("task", NAME_MAX, problems);
+    // Whoever could send it would have anything signed with the server's secret.
+    if task == WEBHOOK_TASK {
+        problems.add(
+            fields.place("task"),
+            "is for the server alone; give webhook with the task whose end is to be told",
+        );
+    }
     let args = fields.items("args", usize::MAX, problems).unwrap_or_default();
     for (index, value) in args.iter().enumerate() {
         check_value(value, || format!("{}/{index}", fields.place("args")), problems);

@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use utoipa::IntoParams;
 
 use super::body::{self, Source};
-use super::{frame, named_heartbeat, request, slot, stream, unreadable};
+use super::page::{self, FeedView};
+use super::request::{self, Form};
+use super::{frame, named_heartbeat, slot, stream, unreadable};
 use crate::problem::{Invalid, Problem};
 use crate::server::Server;
 
@@ -38,7 +40,7 @@ const AWAY_PAUSE: Duration = Duration::from_millis(500);
 #[into_params(parameter_in = Query)]
 pub struct FeedQuery {
     /// The number after which records are sent: the id of the last one seen. The header `Last-Event-ID` goes before it.
-    /// Default: only what comes from now on.
+    /// Default: of a stream only what comes from now on, of pages from the first record that is kept.
     #[param(value_type = Option<u64>, minimum = 0)]
     after: Option<String>,
     /// The same as `after`.
@@ -51,6 +53,9 @@ pub struct FeedQuery {
     ids: Option<String>,
     /// `comment`, which only connections notice, or `event`: heartbeats that a page can see. Default `comment`.
     heartbeat: Option<String>,
+    /// How many records a page has at most, when JSON is asked for.
+    #[param(value_type = Option<u64>, minimum = 1)]
+    limit: Option<String>,
 }
 
 /// Follows all tasks, or some.
@@ -60,13 +65,18 @@ pub struct FeedQuery {
     tag = "tasks",
     operation_id = "events",
     description = "The records of all logs in the order of their writing, as a stream of server-sent events that does \
-        not end. `data` is `{task_id, task, position, data}`; `id` is a number of the feed, which grows with gaps.",
+        not end. `data` is `{task_id, task, position, data}`; `id` is a number of the feed, which grows with gaps. With `Accept: application/json` one page of what is kept.",
     params(
         FeedQuery,
         ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event seen."),
     ),
     responses(
-        (status = 200, description = "The records.", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The records.", content(
+            (String = "text/event-stream"),
+            (FeedView = "application/json"),
+        )),
+        (status = 406, description = "Neither form is accepted.", body = Problem,
+            content_type = "application/problem+json"),
         (status = 422, description = "A parameter is not valid.", body = Problem,
             content_type = "application/problem+json"),
         (status = 503, description = "Too many streams, a shutdown, or the store is away.", body = Problem,
@@ -78,6 +88,7 @@ pub async fn feed(
     query: Result<Query<FeedQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let form = request::form(&headers)?;
     let Query(query) = query.map_err(|error| unreadable(&error))?;
     let mut errors = Vec::new();
     let parameters = [
@@ -95,8 +106,14 @@ pub async fn feed(
         let problem = format!("names from 1 to {IDS_MAX} tasks; open more streams for more");
         errors.push(Invalid { at: "ids".to_owned(), problem });
     }
+    let limit = page::limit(query.limit.as_deref(), server.config(), &mut errors);
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
+    }
+    if form == Form::Page {
+        let after = after.unwrap_or(0);
+        let records = server.app().store().backend.feed(after, limit).await?;
+        return Ok(page::feed(records, after, ids.as_ref()));
     }
     let slot = slot(&server)?;
     let app = server.app().clone();

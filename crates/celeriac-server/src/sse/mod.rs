@@ -29,7 +29,7 @@ use body::Slot;
 use request::Form;
 
 pub use feed::{__path_feed, feed};
-pub use page::{LogItem, LogView};
+pub use page::{FeedItem, FeedView, LogItem, LogView};
 
 /// What may stand in the query of a stream.
 #[derive(Debug, Default, Deserialize, IntoParams)]

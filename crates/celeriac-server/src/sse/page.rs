@@ -1,8 +1,11 @@
-//! The log of a task as a page of JSON.
+//! Logs as pages of JSON: that of a task, and the feed of all.
+
+use std::collections::HashSet;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use celeriac::TaskId;
+use celeriac::backend::FeedRecord;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -42,6 +45,56 @@ pub struct LogItem {
     at: String,
 }
 
+/// A piece of the feed. With `ids` it may hold fewer records than there are to come, or none.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FeedView {
+    /// The records, in the order of their writing.
+    items: Vec<FeedItem>,
+    /// Ask with this as `after` for what follows, now or later.
+    next: u64,
+}
+
+/// A record of the feed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FeedItem {
+    /// Its number in the feed, which grows with gaps.
+    id: u64,
+    /// The task.
+    task_id: String,
+    /// The task's name.
+    task: String,
+    /// The record's position in the task's log.
+    position: u64,
+    /// As in the task's log.
+    event: String,
+    /// The content.
+    #[schema(value_type = serde_json::Value)]
+    data: Box<RawValue>,
+    /// When it was written.
+    #[schema(value_type = String, format = DateTime)]
+    at: String,
+}
+
+/// The page of `records` after number `after`, of tasks named in `ids` alone if there are some.
+pub(super) fn feed(records: Vec<FeedRecord>, after: u64, ids: Option<&HashSet<TaskId>>) -> Response {
+    let next = records.last().map_or(after, |record| record.number);
+    let wanted = records.into_iter().filter(|record| ids.is_none_or(|ids| ids.contains(&record.task_id)));
+    let items = wanted.map(|record| FeedItem {
+        id: record.number,
+        task_id: record.task_id.to_string(),
+        task: record.task.to_string(),
+        position: record.entry.position,
+        event: record.entry.event.to_string(),
+        data: content(&record.entry.data),
+        at: record.entry.at.to_string(),
+    });
+    Json(FeedView { items: items.collect(), next }).into_response()
+}
+
+fn content(data: &celeriac::Json) -> Box<RawValue> {
+    RawValue::from_string(frame::valid(data).into_owned()).unwrap_or_default()
+}
+
 /// How many records a page is to have.
 pub(super) fn limit(text: Option<&str>, config: &ServerConfig, errors: &mut Vec<Invalid>) -> usize {
     let Some(text) = text else { return config.page_default };
@@ -69,7 +122,7 @@ pub(super) async fn page(
     let items = page.entries.into_iter().map(|entry| LogItem {
         id: entry.position,
         event: entry.event.into(),
-        data: RawValue::from_string(frame::valid(&entry.data).into_owned()).unwrap_or_default(),
+        data: content(&entry.data),
         at: entry.at.to_string(),
     });
     let view = LogView {

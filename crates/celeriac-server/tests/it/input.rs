@@ -121,6 +121,15 @@ async fn a_full_queue_takes_nothing_more() {
 }
 
 #[tokio::test]
+async fn nobody_has_deliveries_signed_for_them() {
+    let api = Api::with(|config| config.accept_unknown_tasks = true).await;
+    let task = json!({ "task": "celeriac.webhook", "args": ["http://a.example/", {}] });
+    assert_eq!(api.task(task.clone()).await.places(), ["/task"]);
+    let batch = api.post("/api/v1/tasks/batch", json!({ "tasks": [task] })).await;
+    assert_eq!(batch.places(), ["/tasks/0/task"]);
+}
+
+#[tokio::test]
 async fn webhooks_need_a_secret() {
     let api = Api::memory().await;
     let body = || json!({ "task": "app.add", "webhook": "https://example.com/x" });
