@@ -7,7 +7,8 @@
 //! ```
 //!
 //! In FastAPI this is `background_tasks.add_task(write_log, message)`. Here the task is in `background.db` before the
-//! response leaves, so that nothing that happens to the process loses it: it has an id, a result, retries.
+//! response leaves, so that nothing that happens to the process loses it: it has an id, a result, retries. The example
+//! `axum_tasks` shows the routes with which clients follow and stop such tasks.
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Query};

@@ -7,19 +7,26 @@
 //! cargo run -p celeriac-examples --example axum_tasks -- web
 //! cargo run -p celeriac-examples --example axum_tasks -- worker   # … and as many workers as you like
 //!
-//! curl -X POST localhost:8000/count/3                             # 202, with the id
-//! curl localhost:8000/tasks/ID                                    # its state, and its result
-//! curl -X DELETE localhost:8000/tasks/ID                          # stop it
+//! curl -X POST localhost:8000/count/30                            # 202, with the id
+//! curl localhost:8000/background/tasks/ID                         # its state, progress, attempts
+//! curl -N localhost:8000/background/tasks/ID/events               # all of it, live
+//! curl -X POST localhost:8000/background/tasks/ID/revoke \
+//!      -H 'content-type: application/json' -d '{"terminate": true}'
+//! curl localhost:8000/background/tasks/ID/result?wait=30
 //! ```
+//!
+//! What is under `/background` comes from the server's crate: submit, status, stream, result and revoke for every task of
+//! the application, in the application's own router, behind whatever the application puts in front of it.
 
 use std::time::Duration;
 
 use axum::extract::Path;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::post;
 use axum::{Json, Router};
 use celeriac::background::{Background, BackgroundTasks, Error};
 use celeriac::{Celeriac, Context};
+use celeriac_server::{Access, Server, ServerConfig, embedded};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::signal::ctrl_c;
@@ -43,17 +50,6 @@ async fn start(tasks: BackgroundTasks, Path(end): Path<u32>) -> Result<(StatusCo
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": task.id() }))))
 }
 
-async fn look(tasks: BackgroundTasks, Path(id): Path<String>) -> Result<Json<Value>, Error> {
-    let result = tasks.app().async_result::<u32>(id);
-    let value = if result.ready().await? { result.get().await.ok() } else { None };
-    Ok(Json(json!({ "state": result.state().await?, "result": value })))
-}
-
-async fn stop(tasks: BackgroundTasks, Path(id): Path<String>) -> Result<String, Error> {
-    let what_happened = tasks.app().async_result::<u32>(id).revoke(true).await?;
-    Ok(format!("{what_happened:?}\n"))
-}
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let url = std::env::var("CELERIAC_BROKER_URL").unwrap_or_else(|_| "sqlite://tasks.db".to_owned());
@@ -65,17 +61,23 @@ async fn main() -> anyhow::Result<()> {
             println!("{report:?}");
             return Ok(());
         }
-        Some("web") => Background::without_worker(app).start().await?,
+        Some("web") => Background::without_worker(app.clone()).start().await?,
         Some(other) => anyhow::bail!("{other}: say web, worker, or nothing for both in one process"),
-        None => Background::builder(app).start().await?,
+        None => Background::builder(app.clone()).start().await?,
     };
+    let tasks = Server::new(app, Access::default(), ServerConfig::default());
     let router = Router::new()
         .route("/count/{end}", post(start))
-        .route("/tasks/{id}", get(look).delete(stop))
+        .nest("/background", embedded(tasks.clone()))
         .layer(background.layer());
 
     let listener = TcpListener::bind("127.0.0.1:8000").await?;
-    axum::serve(listener, router).with_graceful_shutdown(async { drop(ctrl_c().await) }).await?;
+    let stop = async move {
+        drop(ctrl_c().await);
+        // Streams do not end by themselves; whoever watches comes back and goes on.
+        tasks.draining().cancel();
+    };
+    axum::serve(listener, router).with_graceful_shutdown(stop).await?;
     println!("{:?}", background.shutdown().await);
     Ok(())
 }
