@@ -20,6 +20,7 @@ mod bench;
 mod commands;
 mod demo;
 pub mod digest;
+mod http;
 mod llm;
 mod logging;
 pub mod output;

@@ -1,12 +1,13 @@
 //! A client of OpenAI-compatible endpoints, as far as the demonstration needs it: one streamed chat completion.
 
 use std::future::Future;
-use std::sync::Once;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 /// The longest text taken from an endpoint; what comes after is left out.
+use crate::http;
+
 const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// The longest line of a stream; an endpoint that sends more is not one.
 const LINE_BYTES_MAX: usize = 256 * 1024;
@@ -95,12 +96,7 @@ fn read(line: &[u8]) -> Line {
 }
 
 fn client() -> reqwest::Result<reqwest::Client> {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        // Fails only when the program has chosen one before, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-    reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build()
+    http::client().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build()
 }
 
 #[cfg(test)]

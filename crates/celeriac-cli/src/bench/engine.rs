@@ -182,7 +182,7 @@ async fn drain(app: &Celeriac, args: &Bench, ids: &[TaskId]) -> Result<f64, Prob
 }
 
 async fn round_trips(app: &Celeriac, args: &Bench) -> Result<Histogram<u64>, Problem> {
-    let mut latency = Histogram::new(3).map_err(|error| Problem::new(Exit::Failed, error))?;
+    let mut latency = super::histogram()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let worker = tokio::spawn(app.worker().concurrency(4).run(async { drop(stopped.await) }));
     for n in 0..args.round_trips as u64 {

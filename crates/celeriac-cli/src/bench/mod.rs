@@ -5,6 +5,7 @@ mod engine;
 mod server;
 mod tasks;
 
+use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -52,6 +53,12 @@ fn print(output: Output, runs: &[Figures]) -> Result<Exit, Problem> {
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn rate(count: usize, began: Instant) -> f64 {
     count as f64 / began.elapsed().as_secs_f64()
+}
+
+/// For times in microseconds, up to two minutes. The range is there from the start: a recording that saturates does not
+/// widen it.
+fn histogram() -> Result<Histogram<u64>, Problem> {
+    Histogram::new_with_max(120_000_000, 3).map_err(|error| Problem::new(Exit::Failed, error))
 }
 
 /// The memory of a process that is its own share, in KiB; 0 where the system does not tell.

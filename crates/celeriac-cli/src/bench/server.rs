@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Figures, pss};
 use crate::args::Bench;
+use crate::http;
 use crate::output::{Exit, Output, Problem};
 
 /// Requests of one measurement, and the time from one to the next.
@@ -128,7 +129,7 @@ impl Served {
         let said: Value = serde_json::from_str(&line)
             .map_err(|error| Problem::new(Exit::Failed, format!("the server said {line:?}: {error}")))?;
         let url = said["url"].as_str().unwrap_or_default().to_owned();
-        let client = reqwest::Client::builder().no_proxy().build();
+        let client = http::client().no_proxy().build();
         let client = client.map_err(|error| Problem::new(Exit::Failed, error))?;
         Ok(Self { child, url, client })
     }
@@ -175,7 +176,7 @@ impl Served {
             });
         }
         drop(sender);
-        let mut latency = histogram()?;
+        let mut latency = super::histogram()?;
         while let Some(answered) = receiver.recv().await {
             latency.saturating_record(u64::try_from(answered?.as_micros()).unwrap_or(u64::MAX));
         }
@@ -232,7 +233,7 @@ impl Served {
         #[expect(clippy::cast_precision_loss, reason = "KiB a watcher")]
         figures.rows.push((names[0], "KiB PSS", (self.pss() - before) / watchers as f64));
         self.queue("resume").await?;
-        let mut latency = histogram()?;
+        let mut latency = super::histogram()?;
         let mut delivered = 0_u64;
         while let Some(nanoseconds) = delays.recv().await {
             delivered += 1;
@@ -323,10 +324,6 @@ async fn json_of(request: reqwest::RequestBuilder) -> Result<Value, Problem> {
         return Err(Problem::new(Exit::Failed, format!("{status}: {}", String::from_utf8_lossy(&bytes))));
     }
     serde_json::from_slice(&bytes).map_err(|error| Problem::new(Exit::Failed, error))
-}
-
-fn histogram() -> Result<Histogram<u64>, Problem> {
-    Histogram::new(3).map_err(|error| Problem::new(Exit::Failed, error))
 }
 
 fn cores() -> usize {
