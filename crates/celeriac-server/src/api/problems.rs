@@ -21,6 +21,7 @@ pub(crate) struct Kind {
 const KINDS: &[(&str, &str)] = &[
     ("body-timeout", "The body of the request did not come in time. Send it again."),
     ("body-too-large", "The body is larger than is allowed. Pass large values by reference."),
+    ("busy", "The server has as many connections as it takes. Try again after the time in Retry-After."),
     ("content-type", "The body is of a type that is not taken. Send JSON as application/json."),
     ("forbidden", "The token's role does not include this. Use a token of a higher role."),
     ("foreign-host", "The request is for another host than this server is. Use its own address."),
