@@ -21,6 +21,11 @@ impl Raw {
         // What was JSON for Python and is JSON now in all but the words replaced can be read again.
         Self(Json::parse(&strict(text)).unwrap_or_default())
     }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
 }
 
 impl utoipa::PartialSchema for Raw {

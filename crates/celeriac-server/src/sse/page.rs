@@ -7,11 +7,10 @@ use axum::response::{IntoResponse, Response};
 use celeriac::TaskId;
 use celeriac::backend::FeedRecord;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::frame;
 use crate::config::ServerConfig;
+use crate::json::Raw;
 use crate::problem::{Invalid, Problem};
 use crate::server::Server;
 
@@ -39,7 +38,7 @@ pub struct LogItem {
     event: String,
     /// The content.
     #[schema(value_type = serde_json::Value)]
-    data: Box<RawValue>,
+    data: Raw,
     /// When it was written.
     #[schema(value_type = String, format = DateTime)]
     at: String,
@@ -69,7 +68,7 @@ pub struct FeedItem {
     event: String,
     /// The content.
     #[schema(value_type = serde_json::Value)]
-    data: Box<RawValue>,
+    data: Raw,
     /// When it was written.
     #[schema(value_type = String, format = DateTime)]
     at: String,
@@ -85,14 +84,10 @@ pub(super) fn feed(records: Vec<FeedRecord>, after: u64, ids: Option<&HashSet<Ta
         task: record.task.to_string(),
         position: record.entry.position,
         event: record.entry.event.to_string(),
-        data: content(&record.entry.data),
+        data: Raw::new(&record.entry.data),
         at: record.entry.at.to_string(),
     });
     Json(FeedView { items: items.collect(), next }).into_response()
-}
-
-fn content(data: &celeriac::Json) -> Box<RawValue> {
-    RawValue::from_string(frame::valid(data).into_owned()).unwrap_or_default()
 }
 
 /// How many records a page is to have.
@@ -122,7 +117,7 @@ pub(super) async fn page(
     let items = page.entries.into_iter().map(|entry| LogItem {
         id: entry.position,
         event: entry.event.into(),
-        data: content(&entry.data),
+        data: Raw::new(&entry.data),
         at: entry.at.to_string(),
     });
     let view = LogView {
