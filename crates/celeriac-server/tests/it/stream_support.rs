@@ -1,6 +1,7 @@
 //! What the tests of streams share: a worker that streams, a server that can be killed, a proxy that cuts connections,
 //! and clients that know nothing of ours.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +10,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use celeriac::{Celeriac, Context, Worker};
-use celeriac_server::{Access, Server, ServerConfig, sse};
+use celeriac::backend::{LogRecord, Record};
+use celeriac::protocol::ResultMeta;
+use celeriac::store::Store;
+use celeriac::{Celeriac, Context, Json, State, TaskId, Worker};
+use celeriac_server::{Access, Server, ServerConfig, router, sse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use crate::support::Listening;
 
 /// How long a test waits for what must happen, before it calls it lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -48,6 +54,78 @@ pub(crate) async fn speak(cx: Context, tokens: u64, burst: u64) -> u64 {
 pub(crate) async fn app(folder: &Path) -> Celeriac {
     let url = format!("sqlite://{}/celeriac.db", folder.display());
     Celeriac::connect(&url).await.unwrap().register(speak)
+}
+
+/// Makes a task known to the store, as a worker does that begins with it.
+pub(crate) async fn introduce(store: &Store, id: &TaskId) {
+    let results = vec![ResultMeta::new(id, State::Started, Json::null())];
+    store.backend.record(vec![Record { results, ..Record::default() }]).await.unwrap();
+}
+
+pub(crate) fn record(id: &TaskId, event: &str, data: &str) -> LogRecord {
+    LogRecord { task_id: id.clone(), event: event.into(), data: Json::parse(data).unwrap() }
+}
+
+pub(crate) async fn append(store: &Store, log: Vec<LogRecord>) {
+    store.backend.record(vec![Record { log, ..Record::default() }]).await.unwrap();
+}
+
+/// Appends a record for each of `numbers`, which is its content.
+pub(crate) async fn append_numbers(store: &Store, id: &TaskId, numbers: std::ops::RangeInclusive<u64>) {
+    append(store, numbers.map(|n| record(id, "number", &n.to_string())).collect()).await;
+}
+
+/// Ends a task as workers do.
+pub(crate) async fn end(store: &Store, id: &TaskId) {
+    let results = vec![ResultMeta::new(id, State::Success, Json::null())];
+    let log = vec![record(id, "end", r#"{"state": "SUCCESS", "result": null}"#)];
+    store.backend.record(vec![Record { results, log, ..Record::default() }]).await.unwrap();
+}
+
+/// A server with all its routes behind the accept loop that serves them.
+pub(crate) struct Stage {
+    pub(crate) app: Celeriac,
+    pub(crate) listening: Listening,
+}
+
+impl Stage {
+    pub(crate) async fn of(app: Celeriac, config: ServerConfig) -> Self {
+        let server = Server::new(app.clone(), Access::default(), config);
+        let listening = Listening::start(&server, router(server.clone())).await;
+        Self { app, listening }
+    }
+
+    pub(crate) async fn memory(config: ServerConfig) -> Self {
+        Self::of(Celeriac::connect("memory://").await.unwrap(), config).await
+    }
+
+    pub(crate) async fn on(store: Store, config: ServerConfig) -> Self {
+        Self::of(Celeriac::builder().store(store).connect().await.unwrap(), config).await
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.app.store()
+    }
+
+    /// Asks for what `path`, below the prefix of the API, has.
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Raw {
+        let path = format!("/api/v1{path}");
+        soon(Raw::get(self.listening.address, &path, headers)).await.expect("an answer")
+    }
+
+    /// The stream of a task, which must be had.
+    pub(crate) async fn watch(&self, id: &TaskId, query: &str) -> Raw {
+        let answer = self.get(&format!("/tasks/{id}/events{query}"), &[]).await;
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        answer
+    }
+
+    /// The stream of all tasks, which must be had.
+    pub(crate) async fn feed(&self, query: &str) -> Raw {
+        let answer = self.get(&format!("/events{query}"), &[]).await;
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        answer
+    }
 }
 
 /// A worker in this process.
@@ -87,6 +165,7 @@ pub(crate) fn routes(server: Server) -> Router {
 /// A server on a runtime of its own, which can be killed with everything it has open.
 pub(crate) struct Killable {
     pub(crate) address: SocketAddr,
+    pub(crate) server: Server,
     runtime: Option<Runtime>,
 }
 
@@ -114,9 +193,9 @@ impl Killable {
             scope.spawn(bind).join().unwrap()
         });
         let address = listener.local_addr().unwrap();
-        let routes = routes(server);
+        let routes = routes(server.clone());
         runtime.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        Self { address, runtime: Some(runtime) }
+        Self { address, server, runtime: Some(runtime) }
     }
 
     pub(crate) fn events_of(&self, id: &celeriac::TaskId) -> String {
@@ -192,7 +271,7 @@ async fn pass_on(mut client: TcpStream, upstream: SocketAddr, bytes: u64) -> std
 }
 
 /// A frame as the tests read it: by hand, and only when it is whole.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Frame {
     pub(crate) id: Option<u64>,
     pub(crate) event: String,
@@ -206,7 +285,7 @@ pub(crate) fn take_frames(bytes: &mut Vec<u8>) -> Vec<Frame> {
     let mut frames = Vec::new();
     while let Some(end) = bytes.windows(2).position(|pair| pair == b"\n\n") {
         let text = String::from_utf8(bytes.drain(..end + 2).collect()).unwrap();
-        let mut frame = Frame { id: None, event: String::new(), data: None, retry: None, comment: false };
+        let mut frame = Frame::default();
         for line in text.trim_end_matches('\n').split('\n') {
             match line.split_once(": ").unwrap_or((line, "")) {
                 ("id", id) => frame.id = Some(id.parse().unwrap()),
@@ -230,12 +309,24 @@ pub(crate) struct Raw {
     pub(crate) head: String,
     chunked: bool,
     ended: bool,
+    /// Of the body, what is no whole frame yet, and the frames that are.
+    text: Vec<u8>,
+    whole: VecDeque<Frame>,
 }
 
 impl Raw {
     /// Asks for `path`; `None` when the connection broke before the head was whole.
     pub(crate) async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<Self> {
-        let mut socket = TcpStream::connect(address).await.ok()?;
+        Self::ask(TcpStream::connect(address).await.ok()?, address, path, headers).await
+    }
+
+    /// The same over a connection of the test's own.
+    pub(crate) async fn ask(
+        mut socket: TcpStream,
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<Self> {
         let mut request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n");
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
@@ -254,7 +345,12 @@ impl Raw {
         let head = String::from_utf8(buffer.drain(..end).collect()).unwrap().to_ascii_lowercase();
         let status = head.split(' ').nth(1)?.parse().unwrap();
         let chunked = head.contains("transfer-encoding: chunked");
-        Some(Self { socket, buffer, status, head, chunked, ended: false })
+        let (text, whole) = (Vec::new(), VecDeque::new());
+        Some(Self { socket, buffer, status, head, chunked, ended: false, text, whole })
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     /// The next piece of the body; `None` when it has ended, or broke off, which `is_whole` tells apart.
@@ -286,6 +382,72 @@ impl Raw {
 
     pub(crate) fn is_whole(&self) -> bool {
         self.ended
+    }
+
+    /// The bytes of the body until it ends, which must be in good order.
+    pub(crate) async fn body(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Some(chunk) = soon(self.chunk()).await {
+            body.extend(chunk);
+        }
+        assert!(self.ended, "the body broke off");
+        body
+    }
+
+    /// The next frame; `None` when the body has ended, or broke off, which `is_whole` tells apart.
+    pub(crate) async fn frame(&mut self) -> Option<Frame> {
+        while self.whole.is_empty() {
+            match self.chunk().await {
+                Some(chunk) => {
+                    self.text.extend(chunk);
+                    self.whole.extend(take_frames(&mut self.text));
+                }
+                None => {
+                    assert!(!self.ended || self.text.is_empty(), "half a frame at the end: {:?}", self.text);
+                    return None;
+                }
+            }
+        }
+        self.whole.pop_front()
+    }
+
+    /// The position that the stream says it begins after: its first frames are `retry:` and an id without data.
+    pub(crate) async fn begins_after(&mut self) -> u64 {
+        let retry = soon(self.frame()).await.expect("a frame");
+        assert_eq!(retry, Frame { retry: retry.retry, ..Frame::default() }, "nothing but retry");
+        assert!(retry.retry.is_some());
+        let position = soon(self.frame()).await.expect("a frame");
+        assert_eq!(position, Frame { id: position.id, ..Frame::default() }, "nothing but an id");
+        position.id.expect("an id")
+    }
+
+    /// The next frame that is a record, which must come.
+    pub(crate) async fn record(&mut self) -> Frame {
+        loop {
+            let frame = soon(self.frame()).await.expect("the stream ended before its time");
+            if frame.id.is_some() && frame.data.is_some() {
+                return frame;
+            }
+        }
+    }
+
+    /// All frames until the body ends, which must be in good order.
+    pub(crate) async fn frames(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Some(frame) = soon(self.frame()).await {
+            frames.push(frame);
+        }
+        assert!(self.ended, "the body broke off");
+        frames
+    }
+
+    /// The body of an answer with a length.
+    pub(crate) async fn json(mut self) -> serde_json::Value {
+        let length: usize = self.header("content-length").unwrap().parse().unwrap();
+        while self.buffer.len() < length {
+            assert_ne!(soon(self.socket.read_buf(&mut self.buffer)).await.unwrap(), 0, "the body broke off");
+        }
+        serde_json::from_slice(&self.buffer[..length]).unwrap()
     }
 }
 
