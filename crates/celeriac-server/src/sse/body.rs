@@ -81,10 +81,10 @@ fn frames<S: Source>(
     let config = server.config();
     let now = Instant::now();
     // Streams that began together, as after a restart, do not end together.
-    let closes = now + config.stream_lifetime.mul_f64(0.9 + 0.1 * fastrand::f64());
-    let every = config.stream_heartbeat.max(HEARTBEAT_MIN);
+    let closes = now + config.stream_lifetime.min(WAIT_MAX).mul_f64(0.9 + 0.1 * fastrand::f64());
+    let every = config.stream_heartbeat.clamp(HEARTBEAT_MIN, WAIT_MAX);
     let watcher = Watcher {
-        head: Some(frame::head(config.stream_retry, position)),
+        head: Some(frame::head(config.stream_retry.min(WAIT_MAX), position)),
         draining: Box::pin(server.draining().clone().cancelled_owned()),
         timer: Box::pin(sleep_until(closes.min(now + every))),
         written: now,
@@ -104,6 +104,9 @@ fn frames<S: Source>(
 
 /// A setting of zero would keep every watcher busy.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+
+/// A setting without end is taken for a year: instants cannot be reckoned with further off.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 struct Watcher<S: Source> {
     head: Option<Bytes>,
@@ -171,7 +174,7 @@ impl<S: Source> Watcher<S> {
     /// The last frame of a stream that the server closes before its end. Its clients come back spread over time.
     fn close(&mut self) -> Bytes {
         self.over = true;
-        frame::farewell(self.slot.server.config().stream_retry.mul_f64(1.0 + fastrand::f64()))
+        frame::farewell(self.slot.server.config().stream_retry.min(WAIT_MAX).mul_f64(1.0 + fastrand::f64()))
     }
 }
 

@@ -422,3 +422,22 @@ async fn nothing_is_read_from_the_store_for_who_does_not_read() {
         assert!(bytes < 256 * 1024, "{path}: {bytes} bytes wait in the server, beyond what its socket holds");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_without_end_are_none_too_long() {
+    let mut settings = config();
+    settings.stream_lifetime = Duration::MAX;
+    settings.stream_heartbeat = Duration::MAX;
+    settings.stream_retry = Duration::MAX;
+    let (stage, id) = running(settings, 1).await;
+    let mut task = stage.watch(&id, "").await;
+    let mut feed = stage.feed("?after=0").await;
+    for watching in [&mut task, &mut feed] {
+        assert_eq!(watching.begins_after().await, 0);
+        assert_eq!(watching.record().await.id, Some(1));
+    }
+    stage.listening.begin_to_stop();
+    for watching in [&mut task, &mut feed] {
+        assert!(watching.frames().await[0].retry.is_some());
+    }
+}
