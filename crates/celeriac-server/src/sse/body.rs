@@ -24,6 +24,9 @@ pub(super) trait Source: Send + 'static {
 
     /// Waits for the next frames; `None` when nothing follows. Nothing is lost when the call is dropped.
     fn next(&mut self) -> impl Future<Output = celeriac::Result<Option<Self::Batch>>> + Send;
+
+    /// The position that a client has reached who was sent every frame so far.
+    fn position(&self) -> u64;
 }
 
 impl Source for Follow {
@@ -31,6 +34,10 @@ impl Source for Follow {
 
     async fn next(&mut self) -> celeriac::Result<Option<Frames>> {
         Ok(Follow::next(self).await?.map(|batch| Frames(batch.into_iter())))
+    }
+
+    fn position(&self) -> u64 {
+        Follow::position(self)
     }
 }
 
@@ -66,14 +73,13 @@ impl Drop for Slot {
     }
 }
 
-/// A body that sends what `source` has, from `position` on.
-pub(super) fn body<S: Source>(source: S, position: u64, named_heartbeat: bool, slot: Slot) -> Body {
-    Body::from_stream(frames(source, position, named_heartbeat, slot))
+/// A body that sends what `source` has.
+pub(super) fn body<S: Source>(source: S, named_heartbeat: bool, slot: Slot) -> Body {
+    Body::from_stream(frames(source, named_heartbeat, slot))
 }
 
 fn frames<S: Source>(
     source: S,
-    position: u64,
     named_heartbeat: bool,
     slot: Slot,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
@@ -84,7 +90,7 @@ fn frames<S: Source>(
     let closes = now + config.stream_lifetime.min(WAIT_MAX).mul_f64(0.9 + 0.1 * fastrand::f64());
     let every = config.stream_heartbeat.clamp(HEARTBEAT_MIN, WAIT_MAX);
     let watcher = Watcher {
-        head: Some(frame::head(config.stream_retry.min(WAIT_MAX), position)),
+        head: Some(frame::head(config.stream_retry.min(WAIT_MAX), source.position())),
         draining: Box::pin(server.draining().clone().cancelled_owned()),
         timer: Box::pin(sleep_until(closes.min(now + every))),
         written: now,
@@ -174,7 +180,8 @@ impl<S: Source> Watcher<S> {
     /// The last frame of a stream that the server closes before its end. Its clients come back spread over time.
     fn close(&mut self) -> Bytes {
         self.over = true;
-        frame::farewell(self.slot.server.config().stream_retry.min(WAIT_MAX).mul_f64(1.0 + fastrand::f64()))
+        let retry = self.slot.server.config().stream_retry.min(WAIT_MAX).mul_f64(1.0 + fastrand::f64());
+        frame::farewell(retry, self.source.position())
     }
 }
 
@@ -192,7 +199,7 @@ mod tests {
         let server = Server::new(app.clone(), Access::default(), ServerConfig::default());
         let follow = app.follow(&id, None).await.unwrap();
         let slot = Slot::take(&server).unwrap();
-        let stream = frames(follow, 0, false, slot);
+        let stream = frames(follow, false, slot);
         let boxed = size_of::<Sleep>() + size_of::<WaitForCancellationFutureOwned>();
         let bytes = size_of_val(&stream) + boxed;
         assert!(bytes < 1024, "{bytes} bytes");

@@ -122,7 +122,7 @@ pub async fn feed(
         None => app.store().backend.feed_end().await?,
     };
     let source = Feed { app, ids, after, rested: Instant::now() };
-    Ok(stream(body::body(source, after, named_heartbeat, slot)))
+    Ok(stream(body::body(source, named_heartbeat, slot)))
 }
 
 struct Feed {
@@ -150,6 +150,10 @@ impl Source for Feed {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn position(&self) -> u64 {
+        self.after
     }
 }
 

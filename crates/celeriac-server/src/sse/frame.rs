@@ -21,9 +21,10 @@ pub(super) fn head(retry: Duration, position: u64) -> Bytes {
     Bytes::from(format!("retry: {}\n\nid: {position}\n\n", retry.as_millis()))
 }
 
-/// What a stream that the server closes ends with.
-pub(super) fn farewell(retry: Duration) -> Bytes {
-    Bytes::from(format!("retry: {}\n\n", retry.as_millis()))
+/// What a stream that the server closes ends with: when to come back, and where to go on. A stream that leaves records
+/// out has got further than the last one it sent.
+pub(super) fn farewell(retry: Duration, position: u64) -> Bytes {
+    Bytes::from(format!("retry: {}\nid: {position}\n\n", retry.as_millis()))
 }
 
 /// A record of a task's log.

@@ -114,8 +114,7 @@ pub async fn events(
     if follow.is_over() {
         return Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, NO_CACHE)]).into_response());
     }
-    let position = follow.position();
-    Ok(stream(body::body(follow, position, named_heartbeat, slot)))
+    Ok(stream(body::body(follow, named_heartbeat, slot)))
 }
 
 /// The client for browsers, as an ES module: `import { follow } from "/celeriac.js"`.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use celeriac::TaskId;
+use celeriac::testing::{FaultPlan, Faulty};
 use serde_json::{Value, json};
 
 use crate::stream_support::*;
@@ -120,6 +121,32 @@ async fn what_is_wrong_with_a_request_for_the_feed_is_all_said() {
         assert_eq!(answer.begins_after().await, position, "{query} {header}");
         assert_eq!(answer.record().await.id, Some(position + 1));
     }
+}
+
+/// Whoever waits for a task that is quiet does not have all that the others said read again after each reconnect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_moves_on_past_what_is_not_wanted() {
+    let (inner, plan) = (memory(), FaultPlan::none());
+    let stage = Stage::on(Faulty::new(inner.clone(), &plan), config()).await;
+    let (loud, quiet) = (TaskId::from("loud"), TaskId::from("quiet"));
+    introduce(&inner, &loud).await;
+    let mut watching = stage.feed(&format!("?after=0&ids={quiet}")).await;
+    assert_eq!(watching.begins_after().await, 0);
+    // A read begun after the first record finds it, and has passed it when the next has begun.
+    for n in 1..=3 {
+        let reads = plan.calls_of("feed");
+        append_numbers(&inner, &loud, n..=n).await;
+        soon(async {
+            while plan.calls_of("feed") == reads {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    stage.listening.begin_to_stop();
+    let [farewell] = &watching.frames().await[..] else { panic!("nothing but a farewell") };
+    assert!(farewell.retry.is_some() && farewell.data.is_none());
+    assert!((1..=3).contains(&farewell.id.unwrap()), "{farewell:?}");
 }
 
 /// Records as a reader of the feed gathers them: each number once, each task's positions in order.

@@ -11,6 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use celeriac::backend::{LogRecord, Record};
+use celeriac::clock::SystemClock;
+use celeriac::memory::MemoryStore;
 use celeriac::protocol::ResultMeta;
 use celeriac::store::Store;
 use celeriac::{Celeriac, Context, Json, State, TaskId, Worker};
@@ -54,6 +56,11 @@ pub(crate) async fn speak(cx: Context, tokens: u64, burst: u64) -> u64 {
 pub(crate) async fn app(folder: &Path) -> Celeriac {
     let url = format!("sqlite://{}/celeriac.db", folder.display());
     Celeriac::connect(&url).await.unwrap().register(speak)
+}
+
+/// A store in memory.
+pub(crate) fn memory() -> Store {
+    Store::of(MemoryStore::new(SystemClock::shared()))
 }
 
 /// Makes a task known to the store, as a worker does that begins with it.
