@@ -24,8 +24,12 @@ use crate::server::Server;
 /// So many tasks can be named.
 const IDS_MAX: usize = 100;
 
-/// Records read at once.
+/// Records read at once, at most; fewer where they are large.
 const PAGE: usize = 256;
+
+/// A watcher holds frames of so many bytes that it has not been sent, or one that is larger by itself. What else was read
+/// is read again when its turn comes.
+const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// A watcher of the feed reads it at most this often: what comes closer together is one batch.
 const REST: Duration = Duration::from_millis(20);
@@ -121,15 +125,17 @@ pub async fn feed(
         Some(after) => after,
         None => app.store().backend.feed_end().await?,
     };
-    let source = Feed { app, ids, after, rested: Instant::now() };
+    let source = Feed { app, ids, after, page: PAGE, rested: Instant::now() };
     Ok(stream(body::body(source, named_heartbeat, slot)))
 }
 
 struct Feed {
     app: Celeriac,
     ids: Option<HashSet<TaskId>>,
-    /// The number of the last record read.
+    /// The number of the last record taken.
     after: u64,
+    /// How many records are read next.
+    page: usize,
     /// When it may be read again.
     rested: Instant,
 }
@@ -161,17 +167,33 @@ impl Feed {
     /// What is there, or after a wait nothing.
     async fn read(&mut self) -> celeriac::store::Result<Vec<Bytes>> {
         let backend = &self.app.store().backend;
-        let records = backend.feed(self.after, PAGE).await?;
-        let Some(last) = records.last() else {
+        let records = backend.feed(self.after, self.page).await?;
+        if records.is_empty() {
             backend.wait(&Watch::Feed { after: self.after }, WAIT).await?;
             return Ok(Vec::new());
-        };
-        // A full page is followed by the next at once.
-        if records.len() < PAGE {
+        }
+        let (read, mut taken, mut bytes) = (records.len(), 0, 0);
+        let mut frames = Vec::new();
+        for record in records {
+            if self.ids.as_ref().is_none_or(|ids| ids.contains(&record.task_id)) {
+                let frame = frame::of_feed(&record);
+                bytes += frame.len();
+                if bytes > HELD_BYTES_MAX && !frames.is_empty() {
+                    break;
+                }
+                frames.push(frame);
+            }
+            taken += 1;
+            self.after = record.number;
+        }
+        if taken < read {
+            self.page = 2 * taken;
+        } else if read == self.page {
+            // A full page is followed by the next at once.
+            self.page = (2 * self.page).min(PAGE);
+        } else {
             self.rested = Instant::now() + REST;
         }
-        self.after = last.number;
-        let wanted = |id: &TaskId| self.ids.as_ref().is_none_or(|ids| ids.contains(id));
-        Ok(records.iter().filter(|record| wanted(&record.task_id)).map(frame::of_feed).collect())
+        Ok(frames)
     }
 }

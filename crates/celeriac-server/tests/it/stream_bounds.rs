@@ -392,7 +392,7 @@ async fn nothing_is_read_from_the_store_for_who_does_not_read() {
     let mut settings = config();
     settings.stall_timeout = Duration::from_millis(200);
     settings.streams_max = 1;
-    for (path, method) in [("/tasks/large/events", "log")] {
+    for (path, method) in [("/tasks/large/events", "log"), ("/events?after=0", "feed")] {
         let (inner, plan) = (memory(), FaultPlan::none());
         let stage = Stage::on(Faulty::new(inner.clone(), &plan), settings.clone()).await;
         large(&inner).await;
