@@ -42,7 +42,7 @@ pub const END: &str = "end";
 /// Records read from the store at once.
 const PAGE: usize = 128;
 
-/// What one read may leave in the hands of a watcher, in bytes; the rest is read again when its turn comes.
+/// What a watcher is handed at once, in bytes: it may take its time to pass it on. The rest comes when its turn has come.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// One record of a log, shared by all who follow it.
@@ -281,7 +281,7 @@ impl Follow {
             return Ok(());
         }
         let whole = page.entries.last().is_none_or(|last| last.position >= page.last);
-        let events: Vec<Arc<Event>> =
+        let mut events: Vec<Arc<Event>> =
             page.entries.into_iter().map(|entry| Arc::new(Event::new(entry))).collect();
         if !page.ended && self.tail.is_none() {
             // A log longer than a page is not sent through the ring from its start.
@@ -294,7 +294,8 @@ impl Follow {
             let moved = tail.moved();
             self.tail = Some((tail, moved));
         }
-        self.ready = held(events);
+        events.truncate(portion(events.iter()));
+        self.ready = events;
         Ok(())
     }
 }
@@ -309,11 +310,12 @@ fn check_trimmed(task_id: &TaskId, position: u64, page: &LogPage) -> Result<()> 
     Ok(())
 }
 
-/// The first of `events`: up to an end, and not more than a watcher may hold, but for one that is larger by itself.
-fn held(mut events: Vec<Arc<Event>>) -> Vec<Arc<Event>> {
+/// How many of `events` a watcher is handed at once: up to an end, and no more than it may hold, but for one that is
+/// larger by itself.
+fn portion<'a>(events: impl Iterator<Item = &'a Arc<Event>>) -> usize {
     let mut bytes = 0;
     let mut count = 0;
-    for event in &events {
+    for event in events {
         bytes += event.bytes();
         if count > 0 && bytes > HELD_BYTES_MAX {
             break;
@@ -323,8 +325,7 @@ fn held(mut events: Vec<Arc<Event>>) -> Vec<Arc<Event>> {
             break;
         }
     }
-    events.truncate(count);
-    events
+    count
 }
 
 /// A piece of a log. A store whose halves are two learns of a task when it runs: until then its log is empty.

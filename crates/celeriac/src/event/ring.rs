@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Event;
+use super::{Event, portion};
 
 /// A batch has at most so many records, so that one watcher does not keep a thread for long.
 const BATCH_MAX: usize = 256;
@@ -14,7 +14,7 @@ const RECORDS_MAX: usize = 4_096;
 /// What a ring has for a watcher.
 #[derive(Debug)]
 pub(super) enum Taken {
-    /// The records after its position, up to the end of a life if there is one.
+    /// Records after its position, as many as it is handed at once.
     Batch(Vec<Arc<Event>>),
     /// Its next record is no longer here: it is in the store.
     Behind,
@@ -114,14 +114,8 @@ impl Ring {
         }
         let Some(skipped) = position.checked_sub(self.start) else { return Taken::Behind };
         let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-        let mut batch = Vec::with_capacity(BATCH_MAX.min(self.events.len() - skipped));
-        for event in self.events.iter().skip(skipped).take(BATCH_MAX) {
-            batch.push(event.clone());
-            if event.is_end() {
-                break;
-            }
-        }
-        Taken::Batch(batch)
+        let count = portion(self.events.iter().skip(skipped).take(BATCH_MAX));
+        Taken::Batch(self.events.range(skipped..skipped + count).cloned().collect())
     }
 }
 
@@ -130,6 +124,7 @@ mod tests {
     use super::*;
     use crate::backend::LogEntry;
     use crate::clock::Timestamp;
+    use crate::event::HELD_BYTES_MAX;
     use crate::protocol::Json;
 
     fn event(position: u64, name: &str) -> Arc<Event> {
@@ -172,7 +167,25 @@ mod tests {
         let mut ring = Ring::new(0);
         (1..=10_000).for_each(|position| ring.push(event(position, "token"), usize::MAX));
         assert_eq!(ring.events.len(), RECORDS_MAX);
-        assert_eq!(positions(ring.take(10_000 - RECORDS_MAX as u64)).len(), BATCH_MAX);
+        assert_eq!(positions(ring.take(10_000 - RECORDS_MAX as u64))[0], 10_001 - RECORDS_MAX as u64);
+        assert!(matches!(ring.take(9_999 - RECORDS_MAX as u64), Taken::Behind));
+    }
+
+    /// Whoever is slow to pass a batch on keeps all of it from being freed.
+    #[test]
+    fn a_batch_is_bounded() {
+        let sized = |position, bytes| {
+            let data = Json::string(&"x".repeat(bytes));
+            Arc::new(Event::new(LogEntry { position, event: "x".into(), data, at: Timestamp::UNIX_EPOCH }))
+        };
+        let of_size = |bytes| {
+            let mut ring = Ring::new(0);
+            (1..=300).for_each(|position| ring.push(sized(position, bytes), usize::MAX));
+            positions(ring.take(0)).len()
+        };
+        assert_eq!(of_size(0), BATCH_MAX);
+        assert_eq!(of_size(1_000), HELD_BYTES_MAX / sized(1, 1_000).bytes());
+        assert_eq!(of_size(HELD_BYTES_MAX), 1, "one that is larger by itself goes alone");
     }
 
     #[test]
