@@ -53,19 +53,27 @@ impl Ring {
     }
 
     /// Appends a record; one that does not follow the newest makes the ring begin with it. `bytes_max` bounds what is
-    /// kept, the record itself included: who misses it here finds it in the store.
+    /// kept, the record itself included: who misses it here finds it in the store. An end is kept whatever its size, as
+    /// it holds a result: each of those who wait for it would else read one of its own, all at the same time.
     pub(super) fn push(&mut self, event: Arc<Event>, bytes_max: usize) {
         if event.position() != self.last() + 1 {
             self.skip_to(event.position() - 1);
         }
+        let keep = usize::from(event.is_end());
         self.bytes += event.bytes();
         self.events.push_back(event);
-        self.shrink(bytes_max);
+        self.give_up(bytes_max, keep);
     }
 
     /// Gives up the oldest records until the rest fits.
     pub(super) fn shrink(&mut self, bytes_max: usize) {
+        self.give_up(bytes_max, 0);
+    }
+
+    /// Gives up the oldest records until the rest fits, but for the newest `keep`.
+    fn give_up(&mut self, bytes_max: usize, keep: usize) {
         while (self.bytes > bytes_max || self.events.len() > RECORDS_MAX)
+            && self.events.len() > keep
             && let Some(oldest) = self.events.pop_front()
         {
             self.bytes -= oldest.bytes();
@@ -186,6 +194,20 @@ mod tests {
         assert_eq!(of_size(0), BATCH_MAX);
         assert_eq!(of_size(1_000), HELD_BYTES_MAX / sized(1, 1_000).bytes());
         assert_eq!(of_size(HELD_BYTES_MAX), 1, "one that is larger by itself goes alone");
+    }
+
+    #[test]
+    fn an_end_is_kept_until_something_follows() {
+        let one = event(1, "token").bytes();
+        let mut ring = Ring::new(0);
+        ring.push(event(1, "token"), 2 * one);
+        ring.push(event(2, "end"), one / 2);
+        assert_eq!((positions(ring.take(1)), ring.events.len()), (vec![2], 1));
+        ring.push(event(3, "state"), one / 2);
+        assert_eq!((ring.last(), ring.bytes), (3, 0));
+        ring.push(event(4, "end"), one / 2);
+        ring.shrink(one / 2);
+        assert_eq!((ring.last(), ring.bytes), (4, 0), "it is not kept for ever");
     }
 
     #[test]

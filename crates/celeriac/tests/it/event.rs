@@ -217,6 +217,30 @@ async fn the_slow_are_exact_and_cost_nothing() {
     }
 }
 
+/// The result of a task may be larger than all that is kept of a log: those who wait for it share it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_end_is_shared() {
+    let app = app_of(memory()).await;
+    let id = TaskId::from("a");
+    introduce(&app, &id).await;
+    append(&app, vec![line(&id, "token", "1")]).await;
+    let mut follows = Vec::new();
+    for _ in 0..10 {
+        let mut follow = app.follow(&id, None).await.unwrap();
+        soon(follow.next()).await.unwrap().unwrap();
+        follows.push(follow);
+    }
+    let results = vec![ResultMeta::new(&id, State::Success, Json::null())];
+    let log = vec![line(&id, "end", &"x".repeat(4 << 20))];
+    app.store().backend.record(vec![Record { results, log, ..Record::default() }]).await.unwrap();
+    let mut ends = Vec::new();
+    for follow in &mut follows {
+        ends.extend(rest(follow).await);
+    }
+    assert_eq!(ends.len(), 10);
+    assert!(ends.iter().all(|end| Arc::ptr_eq(end, &ends[0])), "each has a copy of its own");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_trimmed_is_said() {
     let folder = tempfile::tempdir().unwrap();
