@@ -39,7 +39,7 @@ pub(crate) use tail::Tails;
 /// The name of the record that ends a task's life.
 pub const END: &str = "end";
 
-/// Records read from the store at once.
+/// Records read from the store at once, at most; a follower reads fewer where they are large.
 const PAGE: usize = 128;
 
 /// What a watcher is handed at once, in bytes: it may take its time to pass it on. The rest comes when its turn has come.
@@ -94,6 +94,8 @@ pub struct Follow {
     tail: Option<(Arc<Tail>, watch::Receiver<()>)>,
     /// The position of the last record handed over.
     position: u64,
+    /// How many records are read next.
+    page: usize,
     ready: Vec<Arc<Event>>,
     over: bool,
 }
@@ -122,6 +124,7 @@ impl Celeriac {
             task_id: task_id.clone(),
             tail: None,
             position,
+            page: PAGE,
             ready: Vec::new(),
             over: false,
         };
@@ -252,7 +255,7 @@ impl Follow {
             let read = async {
                 // The room is given back during a pause.
                 let _room = tails.catching_up().acquire().await;
-                let page = read_page(self.app.store(), &self.task_id, self.position, PAGE).await?;
+                let page = read_page(self.app.store(), &self.task_id, self.position, self.page).await?;
                 self.absorb(page.ok_or_else(|| Error::UnknownTask(self.task_id.clone()))?).await
             };
             match read.await {
@@ -294,7 +297,14 @@ impl Follow {
             let moved = tail.moved();
             self.tail = Some((tail, moved));
         }
-        events.truncate(portion(events.iter()));
+        // What does not fit is read again, so more is not read than is likely to.
+        let (read, fits) = (events.len(), portion(events.iter()));
+        if fits < read {
+            self.page = 2 * fits;
+        } else if read == self.page {
+            self.page = (2 * self.page).min(PAGE);
+        }
+        events.truncate(fits);
         self.ready = events;
         Ok(())
     }

@@ -1,19 +1,21 @@
 //! Following logs: on memory and on a file that another application writes, through outages, trimming and second lives.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use celeriac::backend::{LogRecord, Record};
+use async_trait::async_trait;
+use celeriac::backend::{Backend, FeedRecord, LogPage, LogRecord, ReadyChord, Record, Recorded, Watch};
 use celeriac::broker::{Reserve, Routed};
 use celeriac::clock::SystemClock;
 use celeriac::event::{Event, Follow};
-use celeriac::id::{QueueName, WorkerName};
+use celeriac::id::{GroupId, QueueName, WorkerName};
 use celeriac::memory::MemoryStore;
 use celeriac::protocol::{RawMessage, ResultMeta};
 use celeriac::sqlite::{SqliteOptions, SqliteStore};
-use celeriac::store::{Store, Then, Transaction};
+use celeriac::store::{self, Store, Then, Transaction};
 use celeriac::testing::{FaultPlan, Faulty};
-use celeriac::{Celeriac, Error, Json, State, TaskId};
+use celeriac::{Celeriac, Error, Json, State, TaskId, Timestamp};
 
 use crate::support::PATIENCE;
 
@@ -379,6 +381,67 @@ async fn a_task_sent_again_has_another_stream() {
     assert_eq!(texts(rest(&mut from_start).await), ["1 one", "2 one"], "up to the end of the first life");
     assert_eq!(texts(rest(&mut from_end).await), ["3 two", "4 two"]);
     assert!(app.follow(&id, Some(4)).await.unwrap().is_over());
+}
+
+/// A store that counts the records which are read from it.
+#[derive(Debug)]
+struct Counting {
+    inner: Arc<dyn Backend>,
+    read: Arc<AtomicUsize>,
+}
+
+macro_rules! passed_on {
+    ($(fn $method:ident($($arg:ident: $of:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Backend for Counting {
+            async fn log(&self, id: &TaskId, after: u64, limit: usize) -> store::Result<Option<LogPage>> {
+                let page = self.inner.log(id, after, limit).await?;
+                self.read.fetch_add(page.as_ref().map_or(0, |page| page.entries.len()), Ordering::Relaxed);
+                Ok(page)
+            }
+
+            $(
+                async fn $method(&self, $($arg: $of),*) -> store::Result<$answer> {
+                    self.inner.$method($($arg),*).await
+                }
+            )*
+        }
+    };
+}
+
+passed_on! {
+    fn record(records: Vec<Record>) -> Vec<Recorded>;
+    fn fetch(ids: &[TaskId]) -> Vec<Option<ResultMeta>>;
+    fn wait(watch: &Watch, wait: Duration) -> bool;
+    fn forget(ids: &[TaskId]) -> ();
+    fn sweep(done_before: Timestamp, limit: usize) -> u64;
+    fn feed(after: u64, limit: usize) -> Vec<FeedRecord>;
+    fn feed_end() -> u64;
+    fn step(task_id: &TaskId, name: &str) -> Option<Json>;
+    fn chord(group_id: &GroupId) -> Option<ReadyChord>;
+    fn ready_chords(limit: usize) -> Vec<GroupId>;
+    fn save_group(group_id: &GroupId, tuple: &Json) -> ();
+    fn group(group_id: &GroupId) -> Option<Json>;
+}
+
+/// Whoever begins at the start of a long log reads it about once, however large its records are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_records_are_not_read_again_and_again() {
+    const RECORDS: usize = 400;
+    let (store, read) = (memory(), Arc::new(AtomicUsize::new(0)));
+    let counting = Counting { inner: store.backend.clone(), read: read.clone() };
+    let app = app_of(Store { backend: Arc::new(counting), ..store }).await;
+    let id = TaskId::from("a");
+    introduce(&app, &id).await;
+    // Large ones, small ones, and large ones again.
+    for records in [100, RECORDS - 200, 100] {
+        let data = if records == 100 { "x".repeat(100_000) } else { "x".to_owned() };
+        append(&app, (0..records).map(|_| line(&id, "token", &data)).collect()).await;
+    }
+    end(&app, &id, true).await;
+    assert_eq!(rest(&mut app.follow(&id, None).await.unwrap()).await.len(), RECORDS + 1);
+    let read = read.load(Ordering::Relaxed);
+    assert!(read < 4 * RECORDS, "{read} records were read to hand over {RECORDS}");
 }
 
 /// An outage of the store is waited for by those who follow, near the end of the log or far from it.
