@@ -7,7 +7,7 @@ use std::sync::Arc;
 use celeriac::clock::SystemClock;
 use celeriac::sqlite::{SqliteOptions, SqliteStore};
 use celeriac::store::Store;
-use celeriac::{Celeriac, Context, TaskId};
+use celeriac::{Celeriac, Context, Ignore, TaskId};
 use serde_json::{Value, json};
 
 use crate::client::gate;
@@ -210,6 +210,30 @@ async fn a_reconnect_gets_the_tail_and_after_it_nothing() {
         assert_eq!(over.status, 204, "{after}: this tells an EventSource to stop");
         assert_eq!(over.header("cache-control"), Some("no-cache, no-transform"));
         assert_eq!(stage.get(&format!("{path}?after={after}"), &[]).await.status, 204);
+    }
+}
+
+/// Ends without a result, as Celery's `Ignore`.
+#[celeriac::task]
+async fn ignored() -> Result<(), Ignore> {
+    Err(Ignore)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_without_a_result_ends_as_others_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_memory = Celeriac::connect("memory://").await.unwrap();
+    for app in [in_memory, app(folder.path()).await] {
+        let app = app.register(ignored);
+        let stage = Stage::of(app.clone(), config()).await;
+        let id = ignored().delay(&app).await.unwrap().id();
+        let mut watching = stage.watch(&id, "").await;
+        let worker = Running::start(app.worker());
+        let end = watching.frames().await.pop().unwrap();
+        assert_eq!((&*end.event, &end.data.unwrap()["state"]), ("end", &json!("IGNORED")), "{}", app.url());
+        let after = format!("/tasks/{id}/events?after={}", end.id.unwrap());
+        assert_eq!(stage.get(&after, &[]).await.status, 204, "{}", app.url());
+        worker.stop().await;
     }
 }
 

@@ -178,7 +178,8 @@ impl Contents {
             entries: later.take(limit).cloned().collect(),
             first: 1,
             last: task.log.len() as u64,
-            ended: task.is_finished(),
+            // A settled message ends the log even where no result is kept.
+            ended: task.is_finished() || task.is_settled(),
         })
     }
 
