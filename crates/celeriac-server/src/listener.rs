@@ -25,6 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -38,6 +39,7 @@ use tower::ServiceExt;
 
 use crate::access::Access;
 use crate::config::ServerConfig;
+use crate::problem::Problem;
 use crate::server::Server;
 
 /// The largest head of a request, and the most that is buffered of a response, in bytes.
@@ -240,11 +242,13 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, _p
 
 /// Says that there is no place, and that another try may find one.
 async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
-    const BODY: &str = r#"{"type":"/problems/busy","title":"too many connections","status":503,"detail":"the server has as many connections as it takes; try again"}"#;
+    let detail = "the server has as many connections as it takes; try again";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many connections", detail);
+    let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{BODY}",
-        BODY.len()
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
     );
     let talk = async {
         stream.write_all(answer.as_bytes()).await?;
