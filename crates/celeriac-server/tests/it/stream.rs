@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use celeriac::clock::SystemClock;
 use celeriac::sqlite::{SqliteOptions, SqliteStore};
@@ -28,7 +29,11 @@ async fn halting(cx: Context, tokens: u64, name: String) -> u64 {
 }
 
 async fn halting_app(folder: &Path) -> Celeriac {
-    app(folder).await.register(halting)
+    let app = app(folder).await.register(halting);
+    let mut config = app.config().clone();
+    // Who waits at a gate does not listen.
+    config.worker_revoke_grace = Duration::ZERO;
+    app.with_config(config)
 }
 
 /// A file whose logs keep this many records.
@@ -394,7 +399,7 @@ async fn a_watcher_that_leaves_cancels_nothing() {
     settings.streams_max = 1;
     let stage = Stage::of(app(folder.path()).await, settings).await;
     let working = halting_app(folder.path()).await;
-    let worker = Running::start(working.worker());
+    let worker = Running::start(working.worker().concurrency(2));
     let name = "a watcher leaves";
     let task = halting(100, name.to_owned()).delay(&working).await.unwrap();
     let mut leaving = stage.watch(&task.id(), "").await;
@@ -412,6 +417,11 @@ async fn a_watcher_that_leaves_cancels_nothing() {
         }
     })
     .await;
+    // A revocation that the leave had caused would have arrived before this one, which is asked for later.
+    let other = halting(100, "nobody opens this".to_owned()).delay(&working).await.unwrap();
+    soon(async { while stage.app.log(&other.id(), None, 500).await.unwrap().last == 0 {} }).await;
+    stage.app.revoke(&[other.id()], true).await.unwrap();
+    assert!(soon(other.get()).await.is_err());
     gate(name).add_permits(1);
     assert_eq!(soon(task.get()).await.unwrap(), 100, "the task ran to its end");
     let frames = next.frames().await;

@@ -183,25 +183,34 @@ async fn a_connection_has_a_lifetime_and_its_stream_has_none() {
             gathered
         }
     });
-    // One record to each connection, after which it is silent until it is closed.
-    let mut feed_after = 0;
-    for n in 1..=CONNECTIONS {
-        let mut feed = stage.feed(&format!("?after={feed_after}")).await;
-        let mut task = stage.watch(&id, &format!("?after={}", n - 1)).await;
-        append_numbers(stage.store(), &id, n..=n).await;
-        for watching in [&mut task, &mut feed] {
-            assert_eq!(watching.begins_after().await, n - 1);
-            let frames = watching.frames().await;
-            let [record, farewell] = &frames[..] else { panic!("a record and a farewell: {frames:?}") };
-            assert_eq!(record.id, Some(n));
-            assert!((2..=4).contains(&farewell.retry.unwrap()) && farewell.id == Some(n), "{farewell:?}");
+    let (mut written, mut position) = (0, 0);
+    for path in [format!("/tasks/{id}/events"), "/events".to_owned()] {
+        let mut connections = 0;
+        let first = position;
+        while position < first + CONNECTIONS {
+            let mut answer = stage.get(&format!("{path}?after={position}"), &[]).await;
+            assert_eq!(answer.begins_after().await, position);
+            // No more than one record to each connection, which is then silent until it is closed.
+            if written == position {
+                written += 1;
+                append_numbers(stage.store(), &id, written..=written).await;
+            }
+            let mut frames = answer.frames().await;
+            let farewell = frames.pop().unwrap();
+            for record in frames {
+                position += 1;
+                assert_eq!(record.id, Some(position));
+            }
+            assert!((2..=4).contains(&farewell.retry.unwrap()), "{farewell:?}");
+            assert_eq!((farewell.id, farewell.data), (Some(position), None));
+            connections += 1;
         }
-        feed_after = n;
+        assert!(connections >= CONNECTIONS, "{connections}");
     }
     end(stage.store(), &id).await;
     let gathered = soon(ours).await.unwrap();
     assert!(gathered.ended);
-    assert_eq!(gathered.position, CONNECTIONS + 1);
+    assert_eq!(gathered.position, 2 * CONNECTIONS + 1);
 }
 
 /// What a watcher gets that comes back for as long as it takes: records in order, until the one for which `is_last`.
@@ -327,8 +336,8 @@ async fn narrow(stage: &Stage, path: &str) -> Raw {
     soon(Raw::ask(connection, address, &format!("/api/v1{path}"), &[])).await.expect("an answer")
 }
 
-const LARGE: usize = 4096;
-const LARGE_RECORDS: u64 = 8_000;
+const LARGE: usize = 16 * 1024;
+const LARGE_RECORDS: u64 = 2_000;
 
 /// A task with more records than all sockets have room for, which has ended.
 async fn large(store: &Store) -> TaskId {
@@ -383,7 +392,8 @@ async fn who_does_not_read_is_cut_off_and_others_do_not_notice() {
         assert_eq!(frame.id, Some(position));
     }
     assert!(!stalled.is_whole() && position < LARGE_RECORDS, "{position}");
-    let rest = stage.watch(&large, &format!("?after={position}")).await.frames().await;
+    let patient = Stage::on(stage.store().clone(), config()).await;
+    let rest = patient.watch(&large, &format!("?after={position}")).await.frames().await;
     assert!(ids(&rest).into_iter().eq(position + 1..=LARGE_RECORDS + 1), "the rest is not whole");
 }
 
@@ -404,7 +414,8 @@ async fn nothing_is_read_from_the_store_for_who_does_not_read() {
         while let Some(frame) = soon(stalled.frame()).await {
             sent += u64::from(frame.data.is_some());
         }
-        let mut whole = until_no_longer(503, &stage, path).await;
+        let patient = Stage::on(stage.store().clone(), config()).await;
+        let mut whole = patient.get(path, &[]).await;
         while whole.record().await.event != "end" {}
         let all_reads = plan.calls_of(method) - reads;
         assert!(
