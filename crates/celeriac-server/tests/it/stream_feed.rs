@@ -149,6 +149,52 @@ async fn a_position_moves_on_past_what_is_not_wanted() {
     assert!((1..=3).contains(&farewell.id.unwrap()), "{farewell:?}");
 }
 
+/// The same as pages, of which one is asked for after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_the_feed_are_what_its_stream_has() {
+    let (stage, [a, b, _]) = three_tasks().await;
+    for n in 1..=9 {
+        let data = if n == 4 { "[NaN, 123456789012345678901234567890]".to_owned() } else { n.to_string() };
+        append(stage.store(), vec![record([&a, &b][n % 2], "x", &data)]).await;
+    }
+    let asked =
+        async |query: &str, accept: &str| stage.get(&format!("/events{query}"), &[("Accept", accept)]).await;
+    let page = async |query: &str| {
+        let answer = asked(query, "application/json").await;
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, Some("application/json")),
+            "{query}"
+        );
+        answer.json().await
+    };
+    let mut streamed = stage.feed("?after=0").await;
+    let mut next = json!(0);
+    for _ in 0..3 {
+        let found = page(&format!("?after={next}&limit=3")).await;
+        let items = found["items"].as_array().unwrap();
+        assert_eq!(items.len(), 3);
+        for item in items {
+            let record = streamed.record().await;
+            let data = record.data.unwrap();
+            assert_eq!((item["id"].as_u64(), &item["event"]), (record.id, &json!(record.event)));
+            for part in ["task_id", "task", "position", "data"] {
+                assert_eq!(item[part], data[part], "{item}");
+            }
+            assert!(item["at"].as_str().unwrap().ends_with('Z'), "{item}");
+        }
+        next = found["next"].clone();
+    }
+    // From the start unless asked otherwise, and from the same place again where nothing has come yet.
+    assert_eq!(page("").await["items"].as_array().unwrap().len(), 9);
+    assert_eq!(page("?after=9").await, json!({ "items": [], "next": 9 }));
+    let of_one = page(&format!("?ids={a}&limit=4")).await;
+    let ids: Vec<&Value> = of_one["items"].as_array().unwrap().iter().map(|item| &item["id"]).collect();
+    assert_eq!((ids, &of_one["next"]), (vec![&json!(2), &json!(4)], &json!(4)), "it goes on past the others");
+    assert_eq!(refused(&stage, "?limit=0&ids=", &[("Accept", "application/json")]).await, ["ids", "limit"]);
+    assert_eq!(asked("", "image/png").await.status, 406);
+}
+
 /// Records as a reader of the feed gathers them: each number once, each task's positions in order.
 #[derive(Default)]
 struct Feed {
