@@ -274,12 +274,15 @@ impl Follow {
         let ended =
             page.ended && page.entries.last().map_or(self.position, |last| last.position) >= page.last;
         if page.entries.is_empty() && ended {
-            if self.position == page.last
-                && let Some(end) = ending(self.app.store(), &self.task_id, page.last).await?
-            {
-                self.ready.push(Arc::new(end));
-            } else {
+            if self.position != page.last {
                 self.over = true;
+                return Ok(());
+            }
+            match ending(self.app.store(), &self.task_id, page.last).await? {
+                Ending::Made(end) => self.ready.push(Arc::new(end)),
+                Ending::Written => self.over = true,
+                // It is read again.
+                Ending::None => {}
             }
             return Ok(());
         }
@@ -357,20 +360,35 @@ async fn read_page(
     }))
 }
 
-/// The end of a log that has ended at `last`, when its last record does not say so.
-async fn ending(store: &Store, task_id: &TaskId, last: u64) -> store::Result<Option<Event>> {
+/// How a log ends that was found to have ended.
+enum Ending {
+    /// By its last record.
+    Written,
+    /// Without saying so: by this record after its last.
+    Made(Event),
+    /// Not at all: the task has been sent again since.
+    None,
+}
+
+/// The end of a log that was found to have ended at `last`.
+async fn ending(store: &Store, task_id: &TaskId, last: u64) -> store::Result<Ending> {
     if let Some(before) = last.checked_sub(1)
         && let Some(page) = store.backend.log(task_id, before, 1).await?
         && page.entries.first().is_some_and(|entry| &*entry.event == END)
     {
-        return Ok(None);
+        return Ok(Ending::Written);
     }
     let stored = store.backend.fetch(std::slice::from_ref(task_id)).await?.pop().flatten();
-    // Settled without a result: whoever ran it was told to keep none.
-    let meta = stored
-        .filter(|meta| meta.state.is_ready())
-        .unwrap_or_else(|| ResultMeta::new(task_id, State::from("IGNORED"), Json::null()));
+    let meta = match stored.filter(|meta| meta.state.is_ready()) {
+        Some(meta) => meta,
+        // What was found and what is stored are not of one moment.
+        None if read_page(store, task_id, last, 1).await?.is_none_or(|page| !page.ended) => {
+            return Ok(Ending::None);
+        }
+        // Settled without a result: whoever ran it was told to keep none.
+        None => ResultMeta::new(task_id, State::from("IGNORED"), Json::null()),
+    };
     let at = meta.date_done.unwrap_or(Timestamp::UNIX_EPOCH);
     let record = end_record(&meta);
-    Ok(Some(Event::new(LogEntry { position: last + 1, event: record.event, data: record.data, at })))
+    Ok(Ending::Made(Event::new(LogEntry { position: last + 1, event: record.event, data: record.data, at })))
 }

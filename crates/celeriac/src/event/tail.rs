@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::ring::{Ring, Taken};
-use super::{Event, PAGE, ending, read_page};
+use super::{Ending, Event, PAGE, ending, read_page};
 use crate::backend::Watch;
 use crate::id::TaskId;
 use crate::store::{Result, Store};
@@ -234,10 +234,12 @@ async fn advance(store: &Store, task_id: &TaskId, shared: &Shared, tails: &Tails
         return Ok(true);
     }
     if page.ended && newest >= page.last {
-        let end = if ends { None } else { ending(store, task_id, newest).await? };
+        let ending = if ends { Ending::Written } else { ending(store, task_id, newest).await? };
         let mut ring = shared.lock();
-        if let Some(end) = end {
-            ring.push(Arc::new(end), RING_BYTES_MAX);
+        match ending {
+            Ending::Made(end) => ring.push(Arc::new(end), RING_BYTES_MAX),
+            Ending::Written => {}
+            Ending::None => return Ok(true),
         }
         ring.end();
         drop(ring);

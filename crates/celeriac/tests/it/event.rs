@@ -1,7 +1,9 @@
 //! Following logs: on memory and on a file that another application writes, through outages, trimming and second lives.
 
-use std::sync::Arc;
+use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +18,7 @@ use celeriac::sqlite::{SqliteOptions, SqliteStore};
 use celeriac::store::{self, Store, Then, Transaction};
 use celeriac::testing::{FaultPlan, Faulty};
 use celeriac::{Celeriac, Error, Json, State, TaskId, Timestamp};
+use tokio::sync::Notify;
 
 use crate::support::PATIENCE;
 
@@ -324,6 +327,20 @@ async fn an_end_that_nobody_wrote_is_made() {
     assert!(app.follow(&id, Some(2)).await.unwrap().is_over(), "it was given the end");
 }
 
+/// The message of a task.
+fn message(id: &TaskId) -> Routed {
+    Routed {
+        task_id: id.clone(),
+        task: "t".into(),
+        queue: QueueName::from("q"),
+        priority: 0,
+        due: None,
+        unique: false,
+        tags: Vec::new(),
+        message: RawMessage { head: "{}".into(), body: bytes::Bytes::from_static(b"[[],{},{}]") },
+    }
+}
+
 /// Each life of a task that is sent again is a stream of its own in one log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_sent_again_has_another_stream() {
@@ -331,23 +348,11 @@ async fn a_task_sent_again_has_another_stream() {
     let id = TaskId::from("a");
     let run = async |text: &str| {
         let store = app.store();
-        let message = RawMessage { head: "{}".into(), body: bytes::Bytes::from_static(b"[[],{},{}]") };
-        let queue = QueueName::from("q");
-        let routed = Routed {
-            task_id: id.clone(),
-            task: "t".into(),
-            queue: queue.clone(),
-            priority: 0,
-            due: None,
-            unique: false,
-            tags: Vec::new(),
-            message,
-        };
-        store.broker.publish(vec![routed]).await.unwrap();
+        store.broker.publish(vec![message(&id)]).await.unwrap();
         append(&app, vec![line(&id, "token", text)]).await;
         let request = Reserve {
             worker: WorkerName::from("w"),
-            queues: vec![queue],
+            queues: vec![QueueName::from("q")],
             limit: 1,
             lease: Duration::from_secs(20),
             wait: PATIENCE,
@@ -383,11 +388,19 @@ async fn a_task_sent_again_has_another_stream() {
     assert!(app.follow(&id, Some(4)).await.unwrap().is_over());
 }
 
-/// A store that counts the records which are read from it.
-#[derive(Debug)]
+/// A store that counts the records which are read from it, and lets something happen before a result is.
 struct Counting {
     inner: Arc<dyn Backend>,
     read: Arc<AtomicUsize>,
+    before_fetch: Mutex<Option<Happening>>,
+}
+
+type Happening = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl fmt::Debug for Counting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counting").finish_non_exhaustive()
+    }
 }
 
 macro_rules! passed_on {
@@ -398,6 +411,14 @@ macro_rules! passed_on {
                 let page = self.inner.log(id, after, limit).await?;
                 self.read.fetch_add(page.as_ref().map_or(0, |page| page.entries.len()), Ordering::Relaxed);
                 Ok(page)
+            }
+
+            async fn fetch(&self, ids: &[TaskId]) -> store::Result<Vec<Option<ResultMeta>>> {
+                let happening = self.before_fetch.lock().unwrap().take();
+                if let Some(happening) = happening {
+                    happening.await;
+                }
+                self.inner.fetch(ids).await
             }
 
             $(
@@ -411,7 +432,6 @@ macro_rules! passed_on {
 
 passed_on! {
     fn record(records: Vec<Record>) -> Vec<Recorded>;
-    fn fetch(ids: &[TaskId]) -> Vec<Option<ResultMeta>>;
     fn wait(watch: &Watch, wait: Duration) -> bool;
     fn forget(ids: &[TaskId]) -> ();
     fn sweep(done_before: Timestamp, limit: usize) -> u64;
@@ -429,7 +449,8 @@ passed_on! {
 async fn large_records_are_not_read_again_and_again() {
     const RECORDS: usize = 400;
     let (store, read) = (memory(), Arc::new(AtomicUsize::new(0)));
-    let counting = Counting { inner: store.backend.clone(), read: read.clone() };
+    let before_fetch = Mutex::default();
+    let counting = Counting { inner: store.backend.clone(), read: read.clone(), before_fetch };
     let app = app_of(Store { backend: Arc::new(counting), ..store }).await;
     let id = TaskId::from("a");
     introduce(&app, &id).await;
@@ -442,6 +463,47 @@ async fn large_records_are_not_read_again_and_again() {
     assert_eq!(rest(&mut app.follow(&id, None).await.unwrap()).await.len(), RECORDS + 1);
     let read = read.load(Ordering::Relaxed);
     assert!(read < 4 * RECORDS, "{read} records were read to hand over {RECORDS}");
+}
+
+/// No end is made for a task that is sent again between two looks at it.
+#[tokio::test(start_paused = true)]
+async fn a_task_sent_again_just_now_has_not_ended() {
+    for live in [false, true] {
+        let store = memory();
+        let id = TaskId::from("a");
+        let told = Arc::new(Notify::new());
+        let sent_again = {
+            let (broker, id, told) = (store.broker.clone(), id.clone(), told.clone());
+            async move {
+                broker.publish(vec![message(&id)]).await.unwrap();
+                told.notify_one();
+            }
+        };
+        let before_fetch = Mutex::new(Some(Box::pin(sent_again) as Happening));
+        let counting = Counting { inner: store.backend.clone(), read: Arc::default(), before_fetch };
+        let app = app_of(Store { backend: Arc::new(counting), ..store }).await;
+        introduce(&app, &id).await;
+        append(&app, vec![line(&id, "token", "1")]).await;
+        let mut follow = None;
+        if live {
+            follow = Some(app.follow(&id, Some(1)).await.unwrap());
+        }
+        end(&app, &id, false).await;
+        let mut follow = match follow {
+            Some(follow) => follow,
+            None => app.follow(&id, Some(1)).await.unwrap(),
+        };
+        assert!(!follow.is_over());
+        // Who follows already looks now and then at a log that does not grow.
+        let records = async {
+            told.notified().await;
+            append(&app, vec![line(&id, "token", "2")]).await;
+            end(&app, &id, true).await;
+        };
+        let (records, ()) = tokio::join!(rest(&mut follow), soon(records));
+        let texts: Vec<_> = records.iter().map(|event| event.entry().data.as_string().unwrap()).collect();
+        assert_eq!(texts, ["2", "said"], "live: {live}");
+    }
 }
 
 /// An outage of the store is waited for by those who follow, near the end of the log or far from it.
