@@ -199,14 +199,15 @@ impl Follow {
                 return Ok(None);
             }
             let Some((tail, moved)) = &mut self.tail else {
-                self.catch_up().await?;
+                Box::pin(self.catch_up()).await?;
                 continue;
             };
             moved.borrow_and_update();
             match tail.take(self.position) {
                 Taken::Batch(batch) => return Ok(Some(self.hand_over(batch))),
                 Taken::Behind => {
-                    self.catch_up().await?;
+                    // In a box of its own: a follower is small while it waits, which it does nearly always.
+                    Box::pin(self.catch_up()).await?;
                     if self.ready.is_empty()
                         && !self.over
                         && let Some((tail, _)) = self.tail.take()
