@@ -65,7 +65,8 @@ impl fmt::Debug for Builder {
 }
 
 impl Celeriac {
-    /// Opens the store at `url` with default settings: `sqlite://PATH`, or `memory://` for tests.
+    /// Opens the store at `url` with default settings: `sqlite://PATH`, `redis://HOST:PORT/DB` (also `rediss://` and
+    /// `sentinel://`), or `memory://` for tests.
     ///
     /// # Errors
     /// When the scheme is unknown or the store cannot be opened.
@@ -235,9 +236,12 @@ impl Builder {
         let url = self.broker.unwrap_or_else(|| DEFAULT_URL.to_owned());
         let store = match (self.store, self.result_backend) {
             (Some(store), _) => store,
-            (None, None) => open(&url, &clock).await?,
-            (None, Some(backend)) if backend == url => open(&url, &clock).await?,
-            (None, Some(backend)) => Store::split(&open(&url, &clock).await?, &open(&backend, &clock).await?),
+            (None, None) => open(&url, &clock, &self.config).await?,
+            (None, Some(backend)) if backend == url => open(&url, &clock, &self.config).await?,
+            (None, Some(backend)) => {
+                let broker = open(&url, &clock, &self.config).await?;
+                Store::split(&broker, &open(&backend, &clock, &self.config).await?)
+            }
         };
         let router = router(&self.config);
         let origin = format!("gen{}@{}", std::process::id(), hostname());
@@ -268,7 +272,8 @@ fn router(config: &Config) -> crate::canvas::Router {
     )
 }
 
-async fn open(url: &str, clock: &SharedClock) -> Result<Store> {
+#[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "no other store is set by it"))]
+async fn open(url: &str, clock: &SharedClock, config: &Config) -> Result<Store> {
     match url.split_once("://") {
         Some(("memory", _)) => Ok(Store::of(crate::memory::MemoryStore::new(clock.clone()))),
         #[cfg(feature = "sqlite")]
@@ -281,6 +286,14 @@ async fn open(url: &str, clock: &SharedClock) -> Result<Store> {
             let opened = tokio::task::spawn_blocking(open).await;
             let store = opened.map_err(|panic| Error::invalid(url, panic))??;
             Ok(Store::of(store))
+        }
+        #[cfg(feature = "redis")]
+        Some((scheme, _)) if crate::redis::RedisStore::SCHEMES.contains(&scheme) => {
+            let options = crate::redis::RedisOptions {
+                result_expires: config.result_expires,
+                ..crate::redis::RedisOptions::default()
+            };
+            Ok(Store::of(crate::redis::RedisStore::connect(url, options, clock.clone()).await?))
         }
         Some((scheme, _)) => Err(Error::UnknownScheme { url: redacted(url), scheme: scheme.to_owned() }),
         None => Err(Error::UnknownScheme { url: redacted(url), scheme: String::new() }),

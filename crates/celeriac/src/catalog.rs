@@ -6,6 +6,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::LogEntry;
 use crate::broker::Place;
@@ -24,6 +25,13 @@ pub trait Catalog: fmt::Debug + Send + Sync + 'static {
 
     /// All that is known of a task, as of one moment; `None` for an unknown id.
     async fn task(&self, task_id: &TaskId) -> Result<Option<TaskRecord>>;
+
+    /// Learns, until `stop`, of the tasks that run elsewhere than with celeriac and so are not written here by who runs
+    /// them, as those of Python workers on the same queues: lists, logs and streams then have them. Any number may
+    /// observe at once. Where no others can be, this only waits.
+    async fn observe(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+    }
 }
 
 /// Which tasks to list. What is empty or `None` does not restrict.

@@ -140,6 +140,13 @@ pub enum Revoked {
     },
     /// It was finished already.
     Finished,
+    /// The store does not know the id. Celery may have sent it all the same, or may run it; so it is noted, and workers
+    /// that meet it refuse it.
+    Noted {
+        /// So many workers that live, ours and Celery's, were told at once; with `terminate` one of Celery's that runs
+        /// the task stops it.
+        workers: usize,
+    },
     /// No store knows the id.
     Unknown,
 }
@@ -289,11 +296,35 @@ impl Celeriac {
     }
 
     /// Revokes tasks: what waits ends in REVOKED at once; what runs is stopped when `terminate` is set. Says what
-    /// happened to each, in order.
+    /// happened to each, in order. On Redis, Celery's workers are told of what the store does not know.
     ///
     /// # Errors
     /// When the store cannot be written; revoking again is safe.
     pub async fn revoke(&self, ids: &[TaskId], terminate: bool) -> Result<Vec<Revoked>> {
+        let mut answers = self.revoke_known(ids, terminate).await?;
+        let unknown = ids.iter().zip(&answers).filter(|(_, answer)| **answer == Revoked::Unknown);
+        let unknown: Vec<TaskId> = unknown.map(|(id, _)| id.clone()).collect();
+        if unknown.is_empty() || self.store().control.announcer().is_none() {
+            return Ok(answers);
+        }
+        self.store().control.note_revoked(&unknown).await?;
+        let unwritable = |why| Error::invalid("task ids", why);
+        let arguments = JsonMap::from([
+            ("task_id", Json::from_value(&unknown).map_err(unwritable)?),
+            ("terminate", Json::from_value(&terminate).map_err(unwritable)?),
+            ("signal", Json::string("SIGTERM")),
+        ]);
+        let workers = self.control("revoke", arguments, None, crate::inspect::REPLY_TIMEOUT).await?.len();
+        for answer in &mut answers {
+            if *answer == Revoked::Unknown {
+                *answer = Revoked::Noted { workers };
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Revokes what the store knows, for workers, which were told by somebody who tells all of them.
+    pub(crate) async fn revoke_known(&self, ids: &[TaskId], terminate: bool) -> Result<Vec<Revoked>> {
         let worker = WorkerName::from(self.origin());
         let lease = self.config().visibility_timeout;
         let request = Revoke { ids: ids.to_vec(), terminate, worker, lease };

@@ -8,10 +8,12 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use crate::clock::Timestamp;
-use crate::id::{QueueName, WorkerName};
-use crate::protocol::Json;
+use crate::id::{QueueName, TaskId, WorkerName};
+use crate::protocol::event::Event;
+use crate::protocol::{Json, LamportClock};
 use crate::store::{Error, Result};
 
 /// Knows the workers, and carries commands to them and answers back.
@@ -47,8 +49,69 @@ pub trait Control: fmt::Debug + Send + Sync + 'static {
 
     /// The answers under a ticket so far, one for each worker, by its name; waits at most `wait` until there are `enough`.
     async fn replies(&self, ticket: &str, enough: usize, wait: Duration) -> Result<Vec<Reply>>;
+
+    /// Notes that tasks are revoked which the store does not know, for workers to refuse when they meet them. The newest
+    /// [`REVOKED_NOTED_MAX`] are kept for [`REVOKED_NOTED`]. Only stores on which others send tasks past this library,
+    /// as Celery does on Redis, have such tasks; to others every task is known.
+    async fn note_revoked(&self, _: &[TaskId]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The tasks so noted, oldest first.
+    async fn noted_revoked(&self) -> Result<Vec<TaskId>> {
+        Ok(Vec::new())
+    }
+
+    /// Where workers tell what happens, on stores where somebody may listen. `None`: nobody can.
+    fn announcer(&self) -> Option<&dyn Announce> {
+        None
+    }
 }
 
+/// Tells what happens, in Celery's events, to whoever listens: monitors, and Celery's workers. Nothing of it is kept.
+#[async_trait]
+pub trait Announce: fmt::Debug + Send + Sync {
+    /// Tells events, in order, each with the clock's next count.
+    async fn announce(&self, events: Vec<Event>) -> Result<()>;
+
+    /// The clock of this node, which goes past that of every worker heard.
+    fn clock(&self) -> &LamportClock;
+
+    /// Stands in the name of a worker wherever Celery's workers elect one among them, for as long as the answer lives.
+    /// The events of the worker are made after `model`.
+    fn stand(&self, model: Event) -> Candidacy;
+}
+
+/// What a worker is elected to do by the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elected {
+    /// What kind of duty it is: `task`.
+    pub topic: String,
+    /// The duty: for `task` a signature to send.
+    pub action: Json,
+}
+
+/// A worker that stands for election.
+#[derive(Debug)]
+pub struct Candidacy {
+    duties: mpsc::Receiver<Elected>,
+}
+
+impl Candidacy {
+    /// One whose duties come from here.
+    #[must_use]
+    pub fn new(duties: mpsc::Receiver<Elected>) -> Self {
+        Self { duties }
+    }
+
+    /// Waits until the worker is elected; `None` when it never will be again.
+    pub async fn elected(&mut self) -> Option<Elected> {
+        self.duties.recv().await
+    }
+}
+
+/// What workers of this library call themselves in events and answers, as Celery's are `py-celery`.
+pub const IDENT: &str = "celeriac";
 /// So many commands one call of [`Control::commands`] returns at most.
 pub const COMMANDS_MAX: usize = 100;
 /// So many commands are kept; when there are more the oldest are forgotten, be they out of date or not.
@@ -57,6 +120,10 @@ pub const COMMANDS_KEPT_MAX: u64 = 1_000;
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 /// The bound on an answer.
 pub const REPLY_BYTES_MAX: usize = 4 << 20;
+/// So many tasks are noted as revoked, Celery's `REVOKES_MAX`.
+pub const REVOKED_NOTED_MAX: usize = 50_000;
+/// For so long, Celery's `REVOKE_EXPIRES`: three hours.
+pub const REVOKED_NOTED: Duration = Duration::from_secs(10_800);
 /// How long an answer is kept for who asked.
 pub const REPLY_KEPT: Duration = Duration::from_secs(60);
 

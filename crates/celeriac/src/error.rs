@@ -16,7 +16,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The URL names a store this build does not have.
-    #[error("unknown scheme in {url}: {scheme}; use sqlite://PATH or memory://")]
+    #[error("unknown scheme in {url}: {scheme}; use sqlite://PATH, redis://HOST:PORT/DB or memory://")]
     UnknownScheme {
         /// The URL, without credentials.
         url: String,

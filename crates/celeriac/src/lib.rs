@@ -60,6 +60,8 @@ pub mod id;
 pub mod inspect;
 pub mod memory;
 pub mod protocol;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod result;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

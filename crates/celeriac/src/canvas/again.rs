@@ -3,7 +3,10 @@
 use super::{Error, Planner};
 use crate::broker::Routed;
 use crate::id::{QueueName, TaskId};
-use crate::protocol::Message;
+use crate::protocol::{Json, Message};
+
+/// The header of a message that was sent again by hand: what was said of the task before does not hold for it.
+pub(crate) const SENT_AGAIN: &str = "celeriac_again";
 
 /// The message of a finished task, as that of a new life under the same id: no retries made, due at once, never
 /// expiring. What follows the task follows it again.
@@ -15,6 +18,7 @@ pub(crate) fn again(mut message: Message, cx: &Planner<'_>) -> Result<Routed, Er
     headers.retries = 0;
     headers.eta = None;
     headers.expires = None;
+    headers.custom.insert(SENT_AGAIN, Json::from_value(&true).unwrap_or_default());
     let properties = &mut message.properties;
     properties.expiration = None;
     properties.redelivered = false;

@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use super::fail::Failing;
 use super::follow::{Follow, call_errbacks, errbacks_of};
 use super::node::{Kind, Node};
-use super::plan::{Given, Out, SHAPE};
+use super::plan::{Given, Out, SHAPE, shape};
 use super::{Error, Planner};
 use crate::backend::{ChordPart, ReadyChord, Record};
 use crate::id::TaskId;
-use crate::protocol::{Exception, Json, ResultMeta, Signature, args_repr, python_repr};
+use crate::protocol::{Exception, Json, ResultMeta, ResultTuple, Signature, python_repr};
 use crate::state::State;
 use crate::store::Transaction;
 
 /// Fires a chord: sends its body with the values of the header, or fails the body when one of the header did. The
 /// transaction takes effect at most once, however many workers plan it.
+///
+/// `saved` is the group of the header, where one was saved: how the values are nested.
 ///
 /// The body runs as a child of `cx.parent_id` when that is a task of the header, as it is for the worker that counted
 /// the last part, and else of the last in order.
@@ -22,9 +24,14 @@ use crate::store::Transaction;
 /// # Errors
 /// The body is no signature at all, so that there is not even an id to fail. A body that is one and cannot be applied
 /// fails under its id instead.
-pub(crate) fn fire(chord: &ReadyChord, cx: &Planner<'_>) -> Result<Transaction, Error> {
+pub(crate) fn fire(
+    chord: &ReadyChord,
+    saved: Option<&ResultTuple>,
+    cx: &Planner<'_>,
+) -> Result<Transaction, Error> {
     let mut body = Node::read_json(&chord.body, "the body of a chord")?;
-    let shape = body.options.remove(SHAPE);
+    // As celery/backends/redis.py, on_chord_part_return: Celery saves the group of a header that has groups in it.
+    let shape = body.options.remove(SHAPE).or_else(|| saved.map(shape));
     let parts = in_order(chord, shape.as_ref());
     let part_of_header = |id: &&TaskId| chord.parts.iter().any(|part| part.task_id == **id);
     let last = parts.last().map(|part| &part.task_id);
@@ -124,12 +131,7 @@ fn errbacks_by_task(body: &Node, problems: &mut Vec<Error>) -> Vec<(String, Vec<
 
 fn chord_error(part: &ChordPart) -> Exception {
     let raised = match Exception::decode(&part.result) {
-        Ok(exception) => {
-            let class = exception.exc_type.rsplit('.').next().unwrap_or_default();
-            let args = args_repr(&exception.exc_message);
-            // A tuple of one has a comma that a call has not.
-            format!("{class}{}", args.strip_suffix(",)").map_or(args.clone(), |args| format!("{args})")))
-        }
+        Ok(exception) => exception.python_repr(),
         Err(_) => python_repr(&part.result),
     };
     Exception::chord(part.task_id.as_str(), &raised)

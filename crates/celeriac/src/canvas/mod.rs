@@ -21,7 +21,7 @@ mod webhook;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use again::again;
+pub(crate) use again::{SENT_AGAIN, again};
 pub use error::Error;
 pub(crate) use fire::fire;
 pub(crate) use follow::{after_failure, after_revoke, after_success, end_record, retry};

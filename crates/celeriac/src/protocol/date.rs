@@ -45,6 +45,23 @@ pub(super) fn iso8601(out: &mut String, at: Timestamp) {
     out.push_str("+00:00");
 }
 
+/// A moment as Python's `time.time()` has it: seconds since 1970, with a fraction.
+pub(super) fn epoch_seconds(at: Timestamp) -> f64 {
+    // Second and fraction apart: nanoseconds since 1970 are more than a float can hold, and would be rounded twice.
+    at.as_second() as f64 + f64::from(at.subsec_nanosecond()) / 1e9
+}
+
+/// The moment of such a number; `None` outside the years that a timestamp reaches.
+pub(super) fn from_epoch_seconds(seconds: f64) -> Option<Timestamp> {
+    let whole = seconds.floor();
+    if !(-377_705_023_201.0..=253_402_207_200.0).contains(&whole) {
+        return None;
+    }
+    // In bounds, as just seen; the fraction is below one.
+    let nanoseconds = ((seconds - whole) * 1e9).round() as i32;
+    Timestamp::new(whole as i64, 0).ok()?.checked_add(jiff::SignedDuration::new(0, nanoseconds)).ok()
+}
+
 fn read(text: &str, naive: Offset) -> Option<Timestamp> {
     let parts = Parts::read(text)?;
     parts.offset.unwrap_or(naive).to_timestamp(parts.datetime).ok()
@@ -236,6 +253,27 @@ mod tests {
         }
         // The first moment of the calendar, moved out of it by its offset, is an error and no panic.
         let _ = parse_iso8601("9999-12-31T23:59:59-23:59");
+    }
+
+    #[test]
+    fn seconds_since_1970_come_back_as_they_were() {
+        for seconds in [0.0, 0.5, -1.25, 1_795_397_612.367_396_8, 1_795_397_654.859_174_7, 253_402_207_199.5]
+        {
+            assert_eq!(epoch_seconds(from_epoch_seconds(seconds).unwrap()), seconds);
+        }
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..10_000 {
+            let seconds = 1.7e9 + random.f64() * 1e8;
+            assert_eq!(epoch_seconds(from_epoch_seconds(seconds).unwrap()), seconds);
+        }
+        for outside in [f64::NAN, f64::INFINITY, -1e300, 1e12] {
+            assert_eq!(from_epoch_seconds(outside), None, "{outside}");
+        }
+        assert_eq!(
+            from_epoch_seconds(1.999_999_999_9).unwrap().as_second(),
+            2,
+            "rounded up to the next second"
+        );
     }
 
     #[test]

@@ -165,7 +165,7 @@ pub(super) struct Head<'a> {
     content_encoding: Option<Cow<'a, str>>,
     /// `None` when absent or null.
     pub(super) headers: Option<&'a str>,
-    properties: Option<&'a str>,
+    pub(super) properties: Option<&'a str>,
 }
 
 impl<'a> Head<'a> {
@@ -277,7 +277,7 @@ impl Properties {
             object.raw(key, value.as_str());
         }
         // 2 is "persistent" in AMQP's numbers.
-        object.integer("delivery_mode", 2);
+        object.integer("delivery_mode", 2_u8);
         if let Some(expiration) = &self.expiration {
             object.text("expiration", expiration);
         }
@@ -288,7 +288,7 @@ impl Properties {
             info.raw("redelivered", "true");
         }
         info.end();
-        object.integer("priority", self.priority.into());
+        object.integer("priority", self.priority);
         object.text("body_encoding", "base64");
         object.text("delivery_tag", &self.delivery_tag);
         object.end();

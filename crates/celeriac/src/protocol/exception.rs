@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{DecodeError, Json, scan, writer};
+use super::{DecodeError, Json, args_repr, scan, writer};
 
 /// An error as Celery stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +139,16 @@ impl Exception {
         Json::trusted(&out)
     }
 
+    /// As Python prints it: `ValueError('boom')`.
+    #[must_use]
+    pub fn python_repr(&self) -> String {
+        // Python prints the class by its own name, without those it is nested in.
+        let class = self.exc_type.rsplit('.').next().unwrap_or_default();
+        let args = args_repr(&self.exc_message);
+        // A tuple of one has a comma that a call has not.
+        format!("{class}{}", args.strip_suffix(",)").map_or(args.clone(), |args| format!("{args})")))
+    }
+
     /// The first argument, if it is text.
     #[must_use]
     pub fn message(&self) -> Option<String> {
@@ -157,6 +167,9 @@ impl std::fmt::Display for Exception {
         }
     }
 }
+
+/// A task may return it as its error, and so choose what a caller in Python catches: `builtins.ValueError`, say.
+impl std::error::Error for Exception {}
 
 const CELERY: &str = "celery.exceptions";
 const BILLIARD: &str = "billiard.exceptions";

@@ -78,9 +78,8 @@ impl Headers {
         object.text("task", &self.task);
         object.text("id", &self.id);
         object.optional_text("shadow", self.shadow.as_deref());
-        for (key, at) in [("eta", self.eta), ("expires", self.expires)] {
-            time(object.key(key), at);
-        }
+        object.time("eta", self.eta);
+        object.time("expires", self.expires);
         object.optional_text("group", self.group.as_deref());
         match self.group_index {
             Some(index) => object.integer("group_index", index),
@@ -125,17 +124,6 @@ impl Headers {
             object.text("compression", compression.content_type());
         }
         object.end();
-    }
-}
-
-fn time(out: &mut String, at: Option<Timestamp>) {
-    match at {
-        None => out.push_str("null"),
-        Some(at) => {
-            out.push('"');
-            date::iso8601(out, at);
-            out.push('"');
-        }
     }
 }
 

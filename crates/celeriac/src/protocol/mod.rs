@@ -1,4 +1,4 @@
-//! Celery's bytes: messages, signatures and results. Pure: no I/O, no clock.
+//! Celery's bytes: messages, signatures, results, events and remote control. Pure: no I/O, no clock.
 //!
 //! What is here was captured from Celery 5.7 and is held to it by test vectors. Values that belong to the application
 //! stay [`Json`], the very text that was read, until somebody asks for a type: what a Python producer wrote travels on
@@ -11,13 +11,20 @@ mod content;
 mod date;
 mod envelope;
 mod error;
+pub mod event;
 mod exception;
 pub mod extended;
 mod headers;
 mod json;
+#[cfg(feature = "redis")]
+mod kombu;
+mod lamport;
+mod letter;
 mod map;
+mod matcher;
 mod message;
 mod msgpack;
+pub mod pidbox;
 mod repr;
 mod result;
 mod scan;
@@ -33,7 +40,11 @@ pub use envelope::HeadSummary;
 pub use error::DecodeError;
 pub use exception::Exception;
 pub use json::{Json, JsonError};
+#[cfg(feature = "redis")]
+pub(crate) use kombu::KombuRoute;
+pub use lamport::LamportClock;
 pub use map::JsonMap;
+pub use matcher::Pattern;
 pub use message::{Body, Embed, Headers, Message, Properties, RawMessage, TimeLimit};
 pub use repr::{args_repr, kwargs_repr, python_repr};
 pub use result::{Extended, ResultMeta, ResultTuple};

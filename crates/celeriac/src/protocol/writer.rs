@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::io;
 
-use super::{Json, JsonMap};
+use super::{Json, JsonMap, date};
+use crate::clock::Timestamp;
 
 /// Appends a string value.
 pub(super) fn string(out: &mut String, text: &str) {
@@ -51,6 +52,25 @@ pub(super) fn seconds(out: &mut String, value: Option<f64>) {
         Some(value) if value.fract() == 0.0 && value.abs() <= WHOLE_MAX => write!(out, "{value:.0}"),
         Some(value) => write!(out, "{value:?}"),
     };
+}
+
+/// Appends a float as Python's `repr` writes it: `2.0`, `0.0037`, `5e-05`, `1e+16`.
+pub(super) fn float(out: &mut String, value: f64) {
+    // Beyond these powers of ten Python changes to the form with an exponent, of two digits at least.
+    const PLAIN: std::ops::Range<i32> = -4..16;
+    let scientific = format!("{value:e}");
+    match scientific.split_once('e').map(|(digits, power)| (digits, power.parse::<i32>())) {
+        Some((digits, Ok(power))) if !PLAIN.contains(&power) => {
+            let sign = if power < 0 { '-' } else { '+' };
+            // Writing to a String cannot fail.
+            let _ = write!(out, "{digits}e{sign}{:02}", power.unsigned_abs());
+        }
+        Some(_) => {
+            let _ = write!(out, "{value:?}");
+        }
+        // Not finite.
+        None => seconds(out, Some(value)),
+    }
 }
 
 /// Appends an array.
@@ -112,8 +132,29 @@ impl<'a> Object<'a> {
         }
     }
 
-    pub(super) fn integer(&mut self, key: &str, value: u32) {
-        let _ = write!(self.key(key), "{value}");
+    pub(super) fn integer(&mut self, key: &str, value: impl Into<i128>) {
+        let _ = write!(self.key(key), "{}", value.into());
+    }
+
+    pub(super) fn boolean(&mut self, key: &str, value: bool) {
+        self.raw(key, if value { "true" } else { "false" });
+    }
+
+    pub(super) fn float(&mut self, key: &str, value: f64) {
+        float(self.key(key), value);
+    }
+
+    /// A date, or null.
+    pub(super) fn time(&mut self, key: &str, at: Option<Timestamp>) {
+        let out = self.key(key);
+        match at {
+            None => out.push_str("null"),
+            Some(at) => {
+                out.push('"');
+                date::iso8601(out, at);
+                out.push('"');
+            }
+        }
     }
 
     pub(super) fn end(self) {
@@ -135,6 +176,12 @@ impl serde_json::ser::Formatter for PythonFormatter {
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        let mut out = String::new();
+        float(&mut out, value);
+        writer.write_all(out.as_bytes())
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, text: &str) -> io::Result<()> {
@@ -164,6 +211,28 @@ mod tests {
         assert_eq!(out, r#""a\"\\\n\u0001\u007f\u00e9\ud83d\ude00/""#);
         let same = Json::from_value("a\"\\\n\u{1}\u{7f}é\u{1f600}/").unwrap();
         assert_eq!(same.as_str(), out);
+    }
+
+    #[test]
+    fn floats_are_pythons() {
+        for (value, expected) in [
+            (2.0, "2.0"),
+            (-1.0, "-1.0"),
+            (0.0, "0.0"),
+            (1_795_397_612.367_396_8, "1795397612.3673968"),
+            (0.000_1, "0.0001"),
+            (0.000_05, "5e-05"),
+            (1.5e-7, "1.5e-07"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.25e300, "1.25e+300"),
+            (f64::NAN, "NaN"),
+            (f64::NEG_INFINITY, "-Infinity"),
+        ] {
+            let mut out = String::new();
+            float(&mut out, value);
+            assert_eq!(out, expected);
+        }
     }
 
     #[test]

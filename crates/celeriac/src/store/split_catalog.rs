@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use super::Result;
 use crate::backend::{Backend, LogEntry};
@@ -88,6 +89,10 @@ impl Catalog for SplitCatalog {
             }
             asked.before = page.next;
         }
+    }
+
+    async fn observe(&self, stop: &CancellationToken) {
+        self.broker.observe(stop).await;
     }
 
     async fn task(&self, task_id: &TaskId) -> Result<Option<TaskRecord>> {

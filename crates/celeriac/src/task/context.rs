@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{CancelReason, Cancelled, Retry};
 use crate::app::Celeriac;
-use crate::backend::{LogRecord, StepRecord};
-use crate::id::{DeliveryTag, QueueName, TaskId};
-use crate::protocol::{Headers, Json, ResultTuple};
+use crate::backend::{LogRecord, Record, StepRecord};
+use crate::id::{DeliveryTag, GroupId, QueueName, TaskId};
+use crate::protocol::{Headers, Json, ResultMeta, ResultTuple};
+use crate::state::State;
 use crate::store;
 
 const STORE_AWAY_PAUSE: Duration = Duration::from_millis(200);
@@ -228,9 +229,36 @@ impl Context {
     /// ends every stream of the task, and a record of a run by that name is left out.
     pub async fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) {
         let Some(record) = self.record(event, data) else { return };
-        let records = self.announce().into_iter().chain([record]).collect();
+        let log = self.announce().into_iter().chain([record]).collect();
         // Nobody is left to tell when the worker is gone: the run's own end will say so.
-        let _ = self.inner.journal.write(self.inner.request.tag.clone(), records, Vec::new()).await;
+        let _ = self.write(Record { log, ..Record::default() }).await;
+    }
+
+    /// Stores a state of the application's own, as `PROGRESS`, with data for whoever looks at the task's result meanwhile:
+    /// Celery's `update_state`. It stands until the task sets another or ends. Its followers are told by a record `state`
+    /// of its log. Where nothing is kept of the task's result, this is not kept either.
+    ///
+    /// Celery's own states are the worker's to set; one of them is left out.
+    pub async fn update_state<T: Serialize + ?Sized>(&self, state: &str, meta: &T) {
+        let state = State::from(state);
+        if !matches!(state, State::Custom(_)) {
+            tracing::warn!(task_id = %self.task_id(), %state, "this state is set by the worker, left out");
+            return;
+        }
+        let data = serde_json::json!({ "state": state });
+        let Some(record) = self.record("state", &data) else { return };
+        // A record's bound, and its complaint, hold for the data as well.
+        let Some(LogRecord { data: meta, .. }) = self.record("state", meta) else { return };
+        let headers = self.headers();
+        let results = vec![ResultMeta {
+            children: Some(Vec::new()),
+            group_id: headers.group.as_deref().map(GroupId::from),
+            parent_id: headers.parent_id.as_deref().map(TaskId::from),
+            ..ResultMeta::new(self.task_id(), state, meta)
+        }];
+        let results = if headers.ignore_result == Some(true) { Vec::new() } else { results };
+        let log = self.announce().into_iter().chain([record]).collect();
+        let _ = self.write(Record { log, results, ..Record::default() }).await;
     }
 
     /// Appends to the text that the task streams. Tokens that come close together share a record; the call waits only
@@ -265,8 +293,12 @@ impl Context {
     /// Waits until everything that the run has streamed is written, so that its end can follow.
     pub(crate) async fn flush(&self) {
         if self.inner.announced.load(Ordering::Relaxed) {
-            let _ = self.inner.journal.write(self.inner.request.tag.clone(), Vec::new(), Vec::new()).await;
+            let _ = self.write(Record::default()).await;
         }
+    }
+
+    async fn write(&self, record: Record) -> JournalAnswer {
+        self.inner.journal.write(self.inner.request.tag.clone(), record).await
     }
 
     /// The tasks sent while this one ran.
@@ -348,10 +380,9 @@ impl Context {
         let value = Json::from_value(value)
             .map_err(|why| StepError::Encode { name: name.to_owned(), why: why.to_string() })?;
         let step = StepRecord { task_id: self.task_id().clone(), name: name.into(), value };
-        let records =
+        let log =
             self.announce().into_iter().chain(self.record("step", &serde_json::json!({ "name": name })));
-        let records = records.collect();
-        match self.inner.journal.write(self.inner.request.tag.clone(), records, vec![step]).await {
+        match self.write(Record { log: log.collect(), steps: vec![step], ..Record::default() }).await {
             JournalAnswer::Written => Ok(()),
             JournalAnswer::Lost => Err(StepError::Cancelled(Cancelled(CancelReason::LeaseLost))),
         }
@@ -411,6 +442,11 @@ impl BlockingContext {
     /// As [`Context::emit`].
     pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) {
         block_on(self.context.emit(event, data));
+    }
+
+    /// As [`Context::update_state`].
+    pub fn update_state<T: Serialize + ?Sized>(&self, state: &str, meta: &T) {
+        block_on(self.context.update_state(state, meta));
     }
 
     /// As [`Context::token`].
@@ -486,11 +522,11 @@ pub(crate) struct Journal {
 /// What a run asks the journal to write.
 #[derive(Debug)]
 pub(crate) enum JournalWrite {
-    /// Records and steps, now; the sender waits for the answer.
-    Records {
+    /// This, now; the sender waits for the answer.
+    Record {
         tag: DeliveryTag,
-        records: Vec<LogRecord>,
-        steps: Vec<StepRecord>,
+        /// An empty one waits until what came before it is written.
+        record: Record,
         answer: oneshot::Sender<JournalAnswer>,
     },
     /// There are tokens to write, at once or within the token interval.
@@ -535,17 +571,11 @@ impl Journal {
         self.token_interval
     }
 
-    async fn write(
-        &self,
-        tag: DeliveryTag,
-        records: Vec<LogRecord>,
-        steps: Vec<StepRecord>,
-    ) -> JournalAnswer {
+    async fn write(&self, tag: DeliveryTag, mut record: Record) -> JournalAnswer {
         // Order within a run: what it streamed before goes first.
-        let mut all = self.take_tokens(&tag);
-        all.extend(records);
+        record.log.splice(..0, self.take_tokens(&tag));
         let (answer, answered) = oneshot::channel();
-        let write = JournalWrite::Records { tag, records: all, steps, answer };
+        let write = JournalWrite::Record { tag, record, answer };
         if self.sender.send(write).await.is_err() {
             return JournalAnswer::Lost;
         }

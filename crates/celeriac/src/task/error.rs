@@ -220,9 +220,16 @@ impl TaskError {
             }
             next = current.source();
         }
-        let (module, name) = split_type_name(named);
-        let message = cause_shown.to_string();
-        let mut traceback = format!("{name}: {message}");
+        let (stored, mut traceback) = match cause_shown.downcast_ref::<Exception>() {
+            // The task has said itself what its caller is to see.
+            Some(own) => (own.clone(), own.to_string()),
+            None => {
+                let (module, name) = split_type_name(named);
+                let message = cause_shown.to_string();
+                let traceback = format!("{name}: {message}");
+                (exception(&name, &module, &message), traceback)
+            }
+        };
         let mut source = cause_shown.source();
         while let Some(cause) = source {
             let _ = write!(traceback, "\ncaused by: {cause}");
@@ -232,7 +239,7 @@ impl TaskError {
         if backtrace.status() == BacktraceStatus::Captured {
             let _ = write!(traceback, "\n{backtrace}");
         }
-        Self::new(ending, exception(&name, &module, &message), traceback)
+        Self::new(ending, stored, traceback)
     }
 }
 
@@ -287,6 +294,17 @@ mod tests {
         assert_eq!(ended.exception().exc_type, "Outer");
         assert_eq!(ended.exception().exc_module.as_deref(), Some("app.store"));
         assert!(ended.traceback().starts_with("Outer: outer\ncaused by: disk on fire"));
+    }
+
+    #[test]
+    fn an_exception_is_stored_as_it_is() {
+        let own = Exception::builtin("ValueError", "boom");
+        let ended = TaskError::from_error(&own, "celeriac::protocol::exception::Exception");
+        assert_eq!((ended.exception(), ended.ending()), (&own, &Ending::Error));
+        assert!(ended.traceback().starts_with("ValueError: boom"), "{}", ended.traceback());
+        let retried =
+            TaskError::from_error(&Retry::new().because(own.clone()), "celeriac::task::error::Retry");
+        assert_eq!(retried.exception(), &own);
     }
 
     #[test]

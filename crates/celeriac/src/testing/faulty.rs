@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, FeedRecord, LogPage, ReadyChord, Record, Recorded, Watch};
 use crate::broker::{
@@ -33,7 +34,7 @@ use crate::broker::{
 };
 use crate::catalog::{Catalog, TaskPage, TaskQuery, TaskRecord};
 use crate::clock::Timestamp;
-use crate::control::{Command, Control, Reply, WorkerCard};
+use crate::control::{Announce, Command, Control, Reply, WorkerCard};
 use crate::id::{DeliveryTag, GroupId, QueueName, TaskId, WorkerName};
 use crate::protocol::{Json, ResultMeta};
 use crate::store::{Error, Outcome, Result, Store, Transact, Transaction};
@@ -240,9 +241,13 @@ pub struct FaultyControl {
 }
 
 macro_rules! through_the_plan {
-    ($trait:ident for $type:ident { $(fn $method:ident($($arg:ident: $of:ty),*) -> $answer:ty;)* }) => {
+    ($trait:ident for $type:ident {
+        $(fn $method:ident($($arg:ident: $of:ty),*) -> $answer:ty;)*
+        $(plain $plain:item)?
+    }) => {
         #[async_trait]
         impl $trait for $type {
+            $($plain)?
             $(
                 async fn $method(&self, $($arg: $of),*) -> Result<$answer> {
                     self.plan.call(stringify!($method), self.inner.$method($($arg),*)).await
@@ -296,6 +301,10 @@ through_the_plan! {
     Catalog for FaultyCatalog {
         fn tasks(query: &TaskQuery) -> TaskPage;
         fn task(task_id: &TaskId) -> Option<TaskRecord>;
+        // It goes on over every failure.
+        plain async fn observe(&self, stop: &CancellationToken) {
+            self.inner.observe(stop).await;
+        }
     }
 }
 
@@ -309,6 +318,12 @@ through_the_plan! {
         fn commands(worker: &WorkerName, after: u64, wait: Duration) -> Vec<(u64, Command)>;
         fn reply(ticket: &str, reply: &Reply) -> ();
         fn replies(ticket: &str, enough: usize, wait: Duration) -> Vec<Reply>;
+        fn note_revoked(ids: &[TaskId]) -> ();
+        fn noted_revoked() -> Vec<TaskId>;
+        // What is announced is heard or not: nothing depends on it.
+        plain fn announcer(&self) -> Option<&dyn Announce> {
+            self.inner.announcer()
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::Count;
 use super::examine::{Verdict, examine};
-use super::{Shared, gate, pool};
+use super::{Shared, gate, pool, revocation};
 use crate::broker::{Delivery, Reserve};
 use crate::store::{self, Then, Transaction};
 use crate::task::CancelSignal;
@@ -52,6 +52,8 @@ impl Recall {
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut queues = shared.queues.subscribe();
+    // Once: what cannot be had of remote control keeps no task from running, and is asked for again there.
+    revocation::learn(&shared).await;
     loop {
         // Before what it is to end is looked at: a change from here on is heard.
         let stop = shared.recall.token();
@@ -130,7 +132,7 @@ pub(super) async fn proceed(
     match examine(shared, &delivery).await {
         Verdict::Run(call) => pool::start(shared, delivery, *call, signal, slot),
         Verdict::Settle(transaction, count) => {
-            shared.settler.settle(delivery.tag, *transaction, count).await;
+            shared.settler.settle(&delivery, *transaction, count, None).await;
         }
     }
 }
@@ -140,7 +142,7 @@ async fn give_back(shared: &Shared, delivery: Delivery) {
     shared.held.insert(delivery.tag.clone());
     let then = Then::Requeue { due: None, counted: false };
     let transaction = Transaction::fenced(delivery.tag.clone(), then);
-    shared.settler.settle(delivery.tag, transaction, Count::HandedBack).await;
+    shared.settler.settle(&delivery, transaction, Count::HandedBack, None).await;
 }
 
 #[cfg(test)]

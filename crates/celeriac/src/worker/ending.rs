@@ -52,6 +52,14 @@ pub(super) fn count(counters: &Counters, what: Count) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Who ends a task.
+#[derive(Clone, Copy)]
+pub(super) struct Ender<'a> {
+    pub(super) app: &'a Celeriac,
+    /// The node name of the worker, or the origin of a client.
+    pub(super) node: &'a str,
+}
+
 /// A run that ended.
 pub(super) struct Run<'a> {
     pub(super) delivery: &'a Delivery,
@@ -63,8 +71,9 @@ pub(super) struct Run<'a> {
 }
 
 /// What is to be written at the end of a run; nothing when its lease is lost.
-pub(super) fn settle(app: &Celeriac, run: Run<'_>, ended: Ended) -> Option<(Transaction, Count)> {
-    let end = End { app, delivery: run.delivery, message: run.message, children: Some(run.children) };
+pub(super) fn settle(by: Ender<'_>, run: Run<'_>, ended: Ended) -> Option<(Transaction, Count)> {
+    let Ender { app, node } = by;
+    let end = End { app, node, delivery: run.delivery, message: run.message, children: Some(run.children) };
     Some(match ended {
         Ended::Value(value) => end.success(value, run.options),
         Ended::Error(error) => match error.ending().clone() {
@@ -103,32 +112,32 @@ const REJECT_PAUSE: Duration = Duration::from_secs(1);
 /// The end of a task that was revoked while it waited, by whoever revoked it.
 pub(crate) fn settle_revoked(app: &Celeriac, delivery: &Delivery, why: &str) -> Transaction {
     match Message::decode(&delivery.message) {
-        Ok(message) => revoked(app, delivery, &message, why, false),
+        Ok(message) => revoked(Ender { app, node: app.origin() }, delivery, &message, why, false),
         Err(error) => undecodable(app, delivery, &error),
     }
 }
 
 /// The end of a task that never ran: `revoked`, `expired`; or that was stopped: `terminated`.
 pub(super) fn revoked(
-    app: &Celeriac,
+    by: Ender<'_>,
     delivery: &Delivery,
     message: &Message,
     why: &str,
     abandoned: bool,
 ) -> Transaction {
-    let end = End { app, delivery, message, children: None };
+    let end = End { app: by.app, node: by.node, delivery, message, children: None };
     end.revoked(why, abandoned).0
 }
 
 /// The end of a task that never ran, in FAILURE; with `dead` its message joins the dead letters.
 pub(super) fn failed_unrun(
-    app: &Celeriac,
+    by: Ender<'_>,
     delivery: &Delivery,
     message: &Message,
     exception: &Exception,
     dead: Option<String>,
 ) -> Transaction {
-    let end = End { app, delivery, message, children: None };
+    let end = End { app: by.app, node: by.node, delivery, message, children: None };
     let (mut transaction, _) = end.failure(exception, None);
     if let Some(reason) = dead
         && let Some(fence) = &mut transaction.fence
@@ -190,6 +199,7 @@ pub(super) fn meta(message: &Message, task_id: &TaskId, state: State) -> ResultM
 
 struct End<'a> {
     app: &'a Celeriac,
+    node: &'a str,
     delivery: &'a Delivery,
     message: &'a Message,
     /// What the run sent; `None` when there was no run.
@@ -393,7 +403,7 @@ impl End<'_> {
             name: self.message.headers.task.clone(),
             args: Json::array(&self.message.body.args),
             kwargs: Json::from_value(&self.message.body.kwargs).unwrap_or_default(),
-            worker: crate::app::hostname(),
+            worker: self.node.to_owned(),
             retries: self.message.headers.retries,
             queue: Some(self.delivery.queue.to_string()),
             ..Extended::default()

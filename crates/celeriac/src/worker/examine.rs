@@ -57,11 +57,11 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
         tracing::info!(%task_id, "finished before, acknowledged without running");
         return settle(Transaction::fenced(delivery.tag.clone(), Then::Ack), Count::None);
     }
-    if delivery.revoked {
-        return settle(ending::revoked(app, delivery, &message, "revoked", false), Count::Revoked);
+    if delivery.revoked || shared.revoked.has(&message.headers, now) {
+        return settle(ending::revoked(shared.ender(), delivery, &message, "revoked", false), Count::Revoked);
     }
     if message.headers.expires.is_some_and(|expires| expires <= now) {
-        return settle(ending::revoked(app, delivery, &message, "expired", false), Count::Revoked);
+        return settle(ending::revoked(shared.ender(), delivery, &message, "expired", false), Count::Revoked);
     }
     let Some(task) = runnable(shared, &message) else {
         let name = &message.headers.task;
@@ -79,7 +79,7 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
         let lost = Exception::worker_lost(
             "the worker was lost after it had begun the task, which runs at most once",
         );
-        return settle(ending::failed_unrun(app, delivery, &message, &lost, None), Count::Failed);
+        return settle(ending::failed_unrun(shared.ender(), delivery, &message, &lost, None), Count::Failed);
     }
     if delivery.deliveries > config.task_max_deliveries {
         let reason = format!(
@@ -88,8 +88,12 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
         );
         tracing::error!(%task_id, task = %message.headers.task, %reason, "put with the dead letters");
         let lost = Exception::worker_lost(&reason);
-        return settle(ending::failed_unrun(app, delivery, &message, &lost, Some(reason)), Count::Failed);
+        return settle(
+            ending::failed_unrun(shared.ender(), delivery, &message, &lost, Some(reason)),
+            Count::Failed,
+        );
     }
+    shared.tell_received(&message);
     if message.headers.eta.is_some_and(|eta| eta > now) {
         let then = Then::Requeue { due: message.headers.eta, counted: false };
         return settle(Transaction::fenced(delivery.tag.clone(), then), Count::None);

@@ -207,7 +207,7 @@ async fn stop(shared: &Shared, delivery: Delivery, reason: CancelReason) {
             (ending::settle_revoked(&shared.app, &delivery, "revoked"), Count::Revoked)
         }
     };
-    shared.settler.settle(delivery.tag, transaction, count).await;
+    shared.settler.settle(&delivery, transaction, count, None).await;
 }
 
 /// A reservation that waits; dropping it says that it does no longer.

@@ -12,6 +12,7 @@ use super::Shared;
 use crate::app::hostname;
 use crate::clock::after;
 use crate::control::WorkerCard;
+use crate::protocol::event::EventKind;
 
 /// A card outlives the interval by this factor and this time: two beats may be lost, and one may be late.
 const MISSED_BEATS: u32 = 3;
@@ -24,7 +25,7 @@ pub(super) async fn run(shared: &Shared, done: &CancellationToken) {
     let hostname = hostname();
     let mut ticks = tokio::time::interval(shared.app.config().worker_heartbeat_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stopping = false;
+    let (mut stopping, mut online) = (false, false);
     loop {
         tokio::select! {
             biased;
@@ -37,7 +38,12 @@ pub(super) async fn run(shared: &Shared, done: &CancellationToken) {
         if let Err(error) = control.beat(&card(shared, &hostname, stopping)).await {
             tracing::warn!(%error, "cannot say that the worker lives, trying again");
         }
+        let beat = shared.heartbeat();
+        let kind = if online { EventKind::WorkerHeartbeat(beat) } else { EventKind::WorkerOnline(beat) };
+        online = true;
+        shared.announcer.tell(shared.app.clock().now(), kind);
     }
+    shared.announcer.tell(shared.app.clock().now(), EventKind::WorkerOffline(shared.heartbeat()));
     match tokio::time::timeout(LEAVE_PATIENCE, control.leave(&shared.worker)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "cannot say that the worker is gone"),

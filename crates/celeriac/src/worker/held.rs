@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::id::{DeliveryTag, TaskId};
-use crate::task::{CancelReason, CancelSignal, Context};
+use crate::task::{Arguments, CancelReason, CancelSignal, Context};
 
 /// The reservations of one worker.
 #[derive(Debug, Default)]
@@ -25,7 +25,9 @@ struct Reservation {
 /// A run under way.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
+    pub(crate) tag: DeliveryTag,
     pub(crate) context: Context,
+    pub(crate) arguments: Arguments,
     pub(crate) priority: u8,
     pub(crate) acks_late: bool,
     pub(crate) started: Timestamp,

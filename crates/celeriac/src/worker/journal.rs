@@ -49,14 +49,14 @@ pub(super) async fn run(
                     tokens_due.get_or_insert_with(|| Instant::now() + shared.journal.token_interval());
                 }
                 // A flush: everything before it has been written by now.
-                JournalWrite::Records { records, steps, answer, .. }
-                    if records.is_empty() && steps.is_empty() =>
+                JournalWrite::Record { record: Record { log, steps, results, .. }, answer, .. }
+                    if log.is_empty() && steps.is_empty() && results.is_empty() =>
                 {
                     let _ = answer.send(JournalAnswer::Written);
                 }
-                JournalWrite::Records { tag, records, steps, answer } => {
+                JournalWrite::Record { tag, record, answer } => {
                     let mut transaction = Transaction::fenced(tag, Then::Keep);
-                    transaction.record = Record { log: records, steps, ..Record::default() };
+                    transaction.record = record;
                     transactions.push(transaction);
                     answers.push(Some(answer));
                 }

@@ -17,12 +17,14 @@
 //! process of a web application, tasks that wait for a response do so between consumer and examine, without a slot (`gate`). What
 //! it holds is listed in `held.rs`; everything that may stop a run goes through there.
 
+mod announcer;
 mod builtin;
 mod chords;
 mod consumer;
 mod control;
 mod ending;
 mod examine;
+mod figures;
 #[cfg_attr(not(feature = "axum"), allow(dead_code, reason = "only web applications have gates"))]
 mod gate;
 mod heartbeat;
@@ -30,6 +32,7 @@ mod held;
 mod interrupts;
 mod journal;
 mod lease_keeper;
+mod machine;
 mod overrides;
 mod panel;
 mod panics;
@@ -38,6 +41,8 @@ mod polls;
 mod pool;
 mod rate_limit;
 mod restorer;
+mod revocation;
+mod revoked;
 mod settler;
 mod slots;
 
@@ -76,6 +81,9 @@ pub struct Worker {
     name: String,
     concurrency: usize,
     cold: CancellationToken,
+    task_events: bool,
+    mingles: bool,
+    gossips: bool,
     in_process: Option<InProcess>,
 }
 
@@ -119,6 +127,12 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) rates: rate_limit::RateLimits,
     pub(crate) overrides: overrides::Overrides,
+    pub(crate) revoked: revoked::Revoked,
+    pub(crate) announcer: announcer::Announcer,
+    /// It asks other workers what is revoked when it starts.
+    pub(crate) mingles: bool,
+    /// It stands for election where workers elect one.
+    pub(crate) gossips: bool,
     /// Runs under way.
     pub(crate) runs: TaskTracker,
     /// Something of its card changed.
@@ -141,6 +155,9 @@ impl Celeriac {
             name: format!("celeriac@{}", hostname()),
             concurrency: self.config().worker_concurrency,
             cold: CancellationToken::new(),
+            task_events: false,
+            mingles: true,
+            gossips: true,
             in_process: None,
             app: self.clone(),
         }
@@ -188,6 +205,30 @@ impl Worker {
         self
     }
 
+    /// Whether it tells from the start what becomes of tasks, in Celery's events: Celery's `-E`. Without it, it does so
+    /// from when remote control says `enable_events`, as Flower does. Where nobody can listen, nothing is told. Default
+    /// false.
+    #[must_use]
+    pub fn task_events(mut self, task_events: bool) -> Self {
+        self.task_events = task_events;
+        self
+    }
+
+    /// Whether it asks other workers, Celery's too, what they know to be revoked when it starts: Celery's mingle. It
+    /// works meanwhile. Default true.
+    #[must_use]
+    pub fn mingle(mut self, mingle: bool) -> Self {
+        self.mingles = mingle;
+        self
+    }
+
+    /// Whether it takes part where Celery's workers elect one of them: Celery's gossip. Default true.
+    #[must_use]
+    pub fn gossip(mut self, gossip: bool) -> Self {
+        self.gossips = gossip;
+        self
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn in_process(mut self, in_process: InProcess) -> Self {
         self.in_process = Some(in_process);
@@ -221,6 +262,7 @@ impl Worker {
         let journal =
             Journal::new(journal_sender, config.stream.token_bytes_max, config.stream.token_interval);
         let stopping = CancellationToken::new();
+        let (announcer, untold) = announcer::Announcer::new(self.task_events);
         let shared = Arc::new(Shared {
             worker: worker.clone(),
             node: self.name.into(),
@@ -234,6 +276,10 @@ impl Worker {
             counters: Counters::of(self.app.registry()),
             rates: rate_limit::RateLimits::default(),
             overrides: overrides::Overrides::default(),
+            revoked: revoked::Revoked::default(),
+            announcer,
+            mingles: self.mingles,
+            gossips: self.gossips,
             runs: TaskTracker::new(),
             changed: Notify::new(),
             shutdown: CancellationToken::new(),
@@ -247,7 +293,7 @@ impl Worker {
         let _crash = Crash { shared: Arc::clone(&shared), done: done.clone() };
         let keeper = lease_keeper::spawn(Arc::clone(&shared), done.clone())
             .map_err(|error| Error::invalid("lease keeper thread", error))?;
-        let controlling = control::spawn(Arc::clone(&shared), done.clone())
+        let controlling = control::spawn(Arc::clone(&shared), untold, done.clone())
             .map_err(|error| Error::invalid("remote control thread", error))?;
         let settling = tokio::spawn(settler::run(Arc::clone(&shared), settlements, done.clone()));
         let journalling = tokio::spawn(journal::run(Arc::clone(&shared), journal_writes, done.clone()));
@@ -289,6 +335,12 @@ impl Worker {
         let report = shared.counters.report();
         tracing::info!(%worker, ?report, "worker stopped");
         Ok(report)
+    }
+}
+
+impl Shared {
+    fn ender(&self) -> ending::Ender<'_> {
+        ending::Ender { app: &self.app, node: &self.node }
     }
 }
 

@@ -1,18 +1,15 @@
 //! What the commands of remote control do, and how they are answered: as celery/worker/control.py, by its names and in
-//! its shapes.
+//! its shapes. What only tells how the worker stands is in `figures.rs`, what revokes in `revocation.rs`.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use super::Shared;
-use super::heartbeat::VERSION;
-use super::held::Run;
+use super::figures::{self, json, object};
 use super::pool::Limits;
 use super::slots::SLOTS_MAX;
-use crate::control::{Command, Report};
+use super::{Shared, revocation};
+use crate::control::Command;
 use crate::id::QueueName;
-use crate::protocol::{Json, JsonMap};
+use crate::protocol::{Json, JsonMap, pidbox};
 use crate::task::RateLimit;
 
 /// A worker consumes from so many queues at most; each one costs a look at every reservation.
@@ -21,60 +18,99 @@ const QUEUES_MAX: usize = 1_000;
 const QUEUE_NAME_BYTES_MAX: usize = 255;
 
 /// Does what a command says, and answers it.
-pub(super) fn answer(shared: &Shared, command: &Command) -> Json {
-    let done = Given::read(&command.arguments).and_then(|given| obey(shared, &command.method, &given));
+pub(super) async fn answer(shared: &Shared, command: &Command) -> Json {
+    let done = match Given::read(&command.arguments) {
+        Ok(given) => obey(shared, &command.method, &given).await,
+        Err(refused) => Err(refused),
+    };
     match done {
-        Ok(answer) => Json::from_value(&answer).unwrap_or_else(|why| refusal(&why.to_string())),
+        Ok(answer) => answer,
         Err(Refused(why)) => {
             tracing::warn!(method = %command.method, %why, "command refused");
-            refusal(&why)
+            pidbox::error(&why)
         }
     }
 }
 
-/// The answer to a command that was not done.
-pub(super) fn refusal(why: &str) -> Json {
-    Json::from_value(&json!({ "error": why })).unwrap_or_default()
-}
-
 /// Why a command was not done.
-struct Refused(String);
+pub(super) struct Refused(pub(super) String);
 
-fn ok(what: impl Into<Value>) -> Value {
-    json!({ "ok": what.into() })
+/// The answer to a command that was done.
+pub(super) fn ok(what: &str) -> Json {
+    pidbox::ok(&Json::string(what))
 }
 
-fn obey(shared: &Shared, method: &str, given: &Given) -> Result<Value, Refused> {
+async fn obey(shared: &Shared, method: &str, given: &Given) -> Result<Json, Refused> {
     match method {
         "ping" => Ok(ok("pong")),
         "heartbeat" => {
+            given.nothing()?;
             shared.changed.notify_one();
-            Ok(Value::Null)
+            Ok(Json::null())
         }
-        "stats" => Ok(stats(shared)),
-        "active" | "dump_active" => Ok(active(shared)),
+        "stats" => Ok(figures::stats(shared)),
+        "active" | "dump_active" => Ok(figures::active(shared, given.flag("safe")?)),
         // Whatever waits, waits in the store: a worker holds no more than it runs.
-        "reserved" | "dump_reserved" | "scheduled" | "dump_schedule" => Ok(json!([])),
-        "revoked" | "dump_revoked" => Ok(json!(shared.held.revoked())),
-        "registered" | "dump_tasks" => Ok(registered(shared)),
-        "active_queues" => Ok(shared.queues.borrow().iter().map(queue_info).collect()),
-        "query_task" => query_task(shared, given),
-        "conf" | "dump_conf" => Ok(Value::Object(conf(shared))),
-        "report" => Ok(ok(report(shared))),
+        "reserved" | "dump_reserved" | "scheduled" | "dump_schedule" => Ok(json::<[u8; 0]>(&[])),
+        "revoked" | "dump_revoked" => Ok(revoked(shared)),
+        "registered" | "dump_tasks" => {
+            let items: Vec<String> = match given.optional("taskinfoitems") {
+                Some(_) => given.value("taskinfoitems", "a list of names of options")?,
+                None => Vec::new(),
+            };
+            Ok(figures::registered(shared, &items, given.flag("builtins")?))
+        }
+        "active_queues" => Ok(figures::active_queues(shared)),
+        "query_task" => {
+            Ok(figures::query_task(shared, &given.value::<Vec<String>>("ids", "a list of task ids")?))
+        }
+        "conf" | "dump_conf" => Ok(figures::conf(shared).to_json()),
+        "report" => {
+            given.nothing()?;
+            Ok(ok(&figures::report(shared)))
+        }
+        "clock" => {
+            let clock = shared.app.store().control.announcer();
+            Ok(object([("clock", json(&clock.map_or(0, |announcer| announcer.clock().value())))]))
+        }
+        "memsample" => Ok(figures::memory()),
+        "memdump" => {
+            let text = figures::memory().as_string().map_or_else(|| "(unknown)".to_owned(), Into::into);
+            Ok(json(&format!("- rss: {text}.\n")))
+        }
+        "objgraph" => Err(Refused("there is no graph of objects in Rust".to_owned())),
         "add_consumer" => add_consumer(shared, given),
         "cancel_consumer" => cancel_consumer(shared, given),
         "pool_grow" => pool_grow(shared, given),
         "pool_shrink" => pool_shrink(shared, given),
+        // Celery's words, where it has not been told to.
+        "pool_restart" => Err(Refused("ValueError('Pool restarts not enabled')".to_owned())),
+        "autoscale" => Err(Refused("ValueError('Autoscale not enabled')".to_owned())),
         "rate_limit" => rate_limit(shared, given),
         "time_limit" => time_limit(shared, given),
+        "enable_events" => {
+            given.nothing()?;
+            told_of_events(shared)?;
+            let changed = shared.announcer.enable();
+            Ok(ok(if changed { "task events enabled" } else { "task events already enabled" }))
+        }
+        "disable_events" => {
+            given.nothing()?;
+            told_of_events(shared)?;
+            let changed = shared.announcer.disable();
+            Ok(ok(if changed { "task events disabled" } else { "task events already disabled" }))
+        }
+        "revoke" => revocation::revoke(shared, given, false).await,
+        "terminate" => revocation::revoke(shared, given, true).await,
+        "revoke_by_stamped_headers" => revocation::revoke_by_stamps(shared, given),
+        "hello" => revocation::hello(shared, given).await,
+        // The store has stood for election in the name of the worker, where that has a meaning.
+        "election" => Ok(Json::null()),
         "shutdown" => {
             tracing::warn!("told to shut down by remote control");
             shared.shutdown.cancel();
             Ok(ok("shutting down"))
         }
-        "revoke" | "terminate" => Err(Refused(format!(
-            "{method} is no command to workers here: revocations are kept in the store, use `celeriac revoke`"
-        ))),
         unknown => Err(Refused(format!("unknown command {unknown:?}; known are {}", COMMANDS.join(", ")))),
     }
 }
@@ -84,165 +120,54 @@ const COMMANDS: &[&str] = &[
     "active",
     "active_queues",
     "add_consumer",
+    "autoscale",
     "cancel_consumer",
+    "clock",
     "conf",
+    "disable_events",
+    "election",
+    "enable_events",
     "heartbeat",
+    "hello",
+    "memdump",
+    "memsample",
+    "objgraph",
     "ping",
     "pool_grow",
+    "pool_restart",
     "pool_shrink",
     "query_task",
     "rate_limit",
     "registered",
     "report",
     "reserved",
+    "revoke",
+    "revoke_by_stamped_headers",
     "revoked",
     "scheduled",
     "shutdown",
     "stats",
+    "terminate",
     "time_limit",
 ];
 
-fn active(shared: &Shared) -> Value {
-    let mut runs = shared.held.runs();
-    runs.sort_by_key(|run| run.started);
-    runs.iter().map(|run| task_info(shared, run)).collect()
+/// What runs although it was revoked, and what is to be refused when it comes.
+fn revoked(shared: &Shared) -> Json {
+    let mut ids = shared.held.revoked();
+    ids.extend(shared.revoked.ids(shared.app.clock().now()));
+    json(&ids)
 }
 
-fn task_info(shared: &Shared, run: &Run) -> Value {
-    let (context, headers) = (&run.context, run.context.headers());
-    json!({
-        "id": context.task_id(),
-        "name": context.task(),
-        "args": headers.argsrepr,
-        "kwargs": headers.kwargsrepr,
-        "type": context.task(),
-        "hostname": shared.node,
-        "time_start": Duration::try_from(run.started.as_duration()).unwrap_or_default().as_secs_f64(),
-        "acknowledged": !run.acks_late,
-        "delivery_info": {
-            "exchange": "",
-            "routing_key": context.queue(),
-            "priority": run.priority,
-            "redelivered": context.deliveries() > 1,
-        },
-        "worker_pid": std::process::id(),
-    })
-}
-
-fn query_task(shared: &Shared, given: &Given) -> Result<Value, Refused> {
-    let ids: Vec<String> = given.value("ids", "a list of task ids")?;
-    let runs = shared.held.runs();
-    let asked = runs.iter().filter(|run| ids.iter().any(|id| id == run.context.task_id().as_str()));
-    let found = asked
-        .map(|run| (run.context.task_id().as_str().to_owned(), json!(["active", task_info(shared, run)])));
-    Ok(Value::Object(found.collect()))
-}
-
-fn registered(shared: &Shared) -> Value {
-    let registry = shared.app.registry();
-    let told = |name: &'static str| {
-        let own = registry.options(name).and_then(|options| options.rate_limit);
-        match shared.overrides.rate_limit(name, own) {
-            Some(limit) => format!("{name} [rate_limit={limit}]"),
-            None => name.to_owned(),
-        }
-    };
-    registry.names().map(told).collect()
-}
-
-/// A queue as kombu describes one, with all that tools written for Celery look at.
-fn queue_info(queue: &QueueName) -> Value {
-    json!({
-        "name": queue,
-        "exchange": {
-            "name": queue,
-            "type": "direct",
-            "arguments": null,
-            "durable": true,
-            "passive": false,
-            "auto_delete": false,
-            "delivery_mode": null,
-            "no_declare": false,
-        },
-        "routing_key": queue,
-        "queue_arguments": null,
-        "binding_arguments": null,
-        "consumer_arguments": null,
-        "durable": true,
-        "exclusive": false,
-        "auto_delete": false,
-        "no_ack": false,
-        "alias": null,
-        "bindings": [],
-        "no_declare": null,
-        "expires": null,
-        "message_ttl": null,
-        "max_length": null,
-        "max_length_bytes": null,
-        "max_priority": null,
-    })
-}
-
-fn stats(shared: &Shared) -> Value {
-    let config = shared.app.config();
-    let seconds = |limit: Option<Duration>| limit.unwrap_or_default().as_secs_f64();
-    let url = shared.app.url();
-    let started = shared.counters.started.iter();
-    let total = started.map(|(name, count)| (*name, count.load(std::sync::atomic::Ordering::Relaxed)));
-    let total: serde_json::Map<String, Value> =
-        total.filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count.into())).collect();
-    let Report { succeeded, failed, retried, revoked, handed_back, lost } = shared.counters.report();
-    json!({
-        "total": total,
-        "pid": std::process::id(),
-        "clock": "0",
-        "uptime": crate::clock::until(shared.started, shared.app.clock().now()).as_secs(),
-        "pool": {
-            "implementation": "celeriac",
-            "max-concurrency": shared.slots.size(),
-            "processes": [std::process::id()],
-            "max-tasks-per-child": "N/A",
-            "timeouts": [seconds(config.task_soft_time_limit), seconds(config.task_time_limit)],
-        },
-        "broker": {
-            "transport": url.split_once("://").map_or("", |(scheme, _)| scheme),
-            "url": url,
-        },
-        "prefetch_count": shared.slots.size(),
-        "rusage": {},
-        "running": shared.held.running(),
-        "ends": {
-            "succeeded": succeeded,
-            "failed": failed,
-            "retried": retried,
-            "revoked": revoked,
-            "handed_back": handed_back,
-            "lost": lost,
-        },
-    })
-}
-
-fn conf(shared: &Shared) -> serde_json::Map<String, Value> {
-    let mut settings = shared.app.config().shown();
-    settings.insert("broker_url".to_owned(), shared.app.url().into());
-    settings
-}
-
-fn report(shared: &Shared) -> String {
-    let mut text = format!(
-        "software -> {VERSION}\nplatform -> {} {}\nworker -> {} pid {}\n",
-        std::env::consts::OS,
-        std::env::consts::ARCH,
-        shared.worker,
-        std::process::id(),
-    );
-    for (name, value) in conf(shared) {
-        text.push_str(&format!("\n{name}: {value}"));
+fn told_of_events(shared: &Shared) -> Result<(), Refused> {
+    match shared.app.store().control.announcer() {
+        Some(_) => Ok(()),
+        None => Err(Refused(
+            "nobody can listen to events on this store; see `celeriac events --follow`".to_owned(),
+        )),
     }
-    text
 }
 
-fn add_consumer(shared: &Shared, given: &Given) -> Result<Value, Refused> {
+fn add_consumer(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let queue = given.queue()?;
     let mut full = false;
     let added = shared.queues.send_if_modified(|queues| {
@@ -259,12 +184,12 @@ fn add_consumer(shared: &Shared, given: &Given) -> Result<Value, Refused> {
     } else if full {
         return Err(Refused(format!("this worker consumes from {QUEUES_MAX} queues, and takes no more")));
     } else {
-        return Ok(ok(format!("already consuming from {queue}")));
+        return Ok(ok(&format!("already consuming from {queue}")));
     }
-    Ok(ok(format!("add consumer {queue}")))
+    Ok(ok(&format!("add consumer {queue}")))
 }
 
-fn cancel_consumer(shared: &Shared, given: &Given) -> Result<Value, Refused> {
+fn cancel_consumer(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let queue = given.queue()?;
     let removed = shared.queues.send_if_modified(|queues| {
         let before = queues.len();
@@ -275,7 +200,7 @@ fn cancel_consumer(shared: &Shared, given: &Given) -> Result<Value, Refused> {
         consumers_changed(shared);
         tracing::info!(%queue, "consuming from one queue less");
     }
-    Ok(ok(format!("no longer consuming from {queue}")))
+    Ok(ok(&format!("no longer consuming from {queue}")))
 }
 
 fn consumers_changed(shared: &Shared) {
@@ -283,7 +208,7 @@ fn consumers_changed(shared: &Shared) {
     shared.changed.notify_one();
 }
 
-fn pool_grow(shared: &Shared, given: &Given) -> Result<Value, Refused> {
+fn pool_grow(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let by = given.count("n")?;
     if shared.slots.size().saturating_add(by) > SLOTS_MAX {
         return Err(Refused(format!("n: a worker has at most {SLOTS_MAX} slots")));
@@ -294,7 +219,7 @@ fn pool_grow(shared: &Shared, given: &Given) -> Result<Value, Refused> {
     Ok(ok("pool will grow"))
 }
 
-fn pool_shrink(shared: &Shared, given: &Given) -> Result<Value, Refused> {
+fn pool_shrink(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let by = given.count("n")?;
     if shared.slots.size() <= by {
         return Err(Refused(format!(
@@ -310,7 +235,7 @@ fn pool_shrink(shared: &Shared, given: &Given) -> Result<Value, Refused> {
     Ok(ok("pool will shrink"))
 }
 
-fn rate_limit(shared: &Shared, given: &Given) -> Result<Value, Refused> {
+fn rate_limit(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let task = given.task(shared)?;
     let limit = given.get("rate_limit")?;
     // As Celery, 0 and nothing mean none.
@@ -329,7 +254,7 @@ fn rate_limit(shared: &Shared, given: &Given) -> Result<Value, Refused> {
     }))
 }
 
-fn time_limit(shared: &Shared, given: &Given) -> Result<Value, Refused> {
+fn time_limit(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let task = given.task(shared)?;
     let limits = Limits { soft: given.seconds("soft")?, hard: given.seconds("hard")? };
     shared.overrides.set_time_limits(task, limits);
@@ -338,7 +263,7 @@ fn time_limit(shared: &Shared, given: &Given) -> Result<Value, Refused> {
 }
 
 /// The arguments of a command.
-struct Given(JsonMap);
+pub(super) struct Given(JsonMap);
 
 impl Given {
     fn read(arguments: &Json) -> Result<Self, Refused> {
@@ -348,17 +273,35 @@ impl Given {
         arguments.entries().map(Self).map_err(|why| Refused(format!("arguments are no JSON object: {why}")))
     }
 
-    fn optional(&self, name: &str) -> Option<&Json> {
+    /// Refuses arguments where there are to be none.
+    fn nothing(&self) -> Result<(), Refused> {
+        match self.0.keys().next() {
+            Some(name) => Err(Refused(format!("{name}: is no argument of this command, which takes none"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn optional(&self, name: &str) -> Option<&Json> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
     /// An argument that must be there, be it null.
-    fn get(&self, name: &str) -> Result<&Json, Refused> {
+    pub(super) fn get(&self, name: &str) -> Result<&Json, Refused> {
         self.0.get(name).ok_or_else(|| Refused(format!("{name}: is missing")))
     }
 
-    fn value<T: serde::de::DeserializeOwned>(&self, name: &str, what: &str) -> Result<T, Refused> {
+    pub(super) fn value<T: serde::de::DeserializeOwned>(&self, name: &str, what: &str) -> Result<T, Refused> {
         self.get(name)?.to().map_err(|why| Refused(format!("{name}: should be {what}: {why}")))
+    }
+
+    /// Yes or no; no when it is not said.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Refused> {
+        let Some(value) = self.optional(name) else { return Ok(false) };
+        match value.as_str() {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            other => Err(Refused(format!("{name}: should be true or false, is {other}"))),
+        }
     }
 
     fn queue(&self) -> Result<QueueName, Refused> {

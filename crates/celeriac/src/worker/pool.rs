@@ -92,8 +92,17 @@ async fn run(
         return;
     }
     let started = shared.app.clock().now();
-    let run = Run { context: context.clone(), priority: delivery.priority, acks_late, started };
+    let run = Run {
+        tag: delivery.tag.clone(),
+        context: context.clone(),
+        arguments: arguments.clone(),
+        priority: delivery.priority,
+        acks_late,
+        started,
+    };
     shared.held.begin(&delivery.tag, run);
+    shared.tell_started(&delivery);
+    let began = Instant::now();
     shared.counters.started(&message.headers.task);
     let limits = limits(&shared, &message, &task);
     // What follows the task may need its arguments again: a retry, an extended result.
@@ -142,11 +151,13 @@ async fn run(
         acks_late,
         children,
     };
-    let settlement = ending::settle(&shared.app, run, ended);
+    let settlement = ending::settle(shared.ender(), run, ended);
     // The next task may start while this one's end is written; the settler bounds how many wait for that.
     drop(slot);
     match settlement {
-        Some((transaction, count)) => shared.settler.settle(delivery.tag, transaction, count).await,
+        Some((transaction, count)) => {
+            shared.settler.settle(&delivery, transaction, count, Some(began.elapsed())).await;
+        }
         None => {
             tracing::warn!(task_id = %delivery.task_id, "lease lost, the run is stopped and stores nothing");
             ending::count(&shared.counters, ending::Count::Lost);

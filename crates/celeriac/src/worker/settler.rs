@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::{self, Count};
 use super::{Shared, fire_chords};
-use crate::id::DeliveryTag;
+use crate::broker::Delivery;
+use crate::id::{DeliveryTag, TaskId};
 use crate::store::{Error, Outcome, Transaction};
 
 /// Ends that may wait to be written.
@@ -34,9 +35,20 @@ pub(crate) struct Settler {
 #[derive(Debug)]
 pub(super) struct Settlement {
     transaction: Transaction,
-    /// The reservation it ends, and what that counts as.
-    ends: Option<(DeliveryTag, Count)>,
+    /// The reservation it ends.
+    ends: Option<Ends>,
     answer: Option<oneshot::Sender<Outcome>>,
+}
+
+/// A reservation that ends.
+#[derive(Debug)]
+struct Ends {
+    tag: DeliveryTag,
+    task_id: TaskId,
+    /// What that counts as.
+    count: Count,
+    /// How long the run took, if there was one.
+    took: Option<Duration>,
 }
 
 pub(super) fn channel() -> (Settler, mpsc::Receiver<Settlement>) {
@@ -45,9 +57,16 @@ pub(super) fn channel() -> (Settler, mpsc::Receiver<Settlement>) {
 }
 
 impl Settler {
-    /// Ends a reservation; returns when the end waits to be written.
-    pub(super) async fn settle(&self, tag: DeliveryTag, transaction: Transaction, count: Count) {
-        let settlement = Settlement { transaction, ends: Some((tag, count)), answer: None };
+    /// Ends a reservation; returns when the end waits to be written. `took` is how long its run took, if there was one.
+    pub(super) async fn settle(
+        &self,
+        delivery: &Delivery,
+        transaction: Transaction,
+        count: Count,
+        took: Option<Duration>,
+    ) {
+        let ends = Ends { tag: delivery.tag.clone(), task_id: delivery.task_id.clone(), count, took };
+        let settlement = Settlement { transaction, ends: Some(ends), answer: None };
         // The settler outlives every run, so this fails only when it has panicked; the lease then passes.
         let _ = self.sender.send(settlement).await;
     }
@@ -109,11 +128,11 @@ async fn write(shared: &Arc<Shared>, batch: Vec<Settlement>) {
 /// An end that the store will never take becomes a FAILURE that says so.
 async fn unstorable(shared: &Arc<Shared>, mut settlement: Settlement, error: &Error) {
     tracing::error!(%error, "an end cannot be stored");
-    let Some((tag, count)) = &mut settlement.ends else { return };
-    *count = Count::Failed;
-    let tag = tag.clone();
-    let replacement = ending::unstorable(&tag, &settlement.transaction, error);
-    match commit(shared, vec![replacement]).await {
+    let Some(ends) = &mut settlement.ends else { return };
+    ends.count = Count::Failed;
+    let tag = ends.tag.clone();
+    settlement.transaction = ending::unstorable(&tag, &settlement.transaction, error);
+    match commit(shared, vec![settlement.transaction.clone()]).await {
         Ok(mut outcomes) => finish(shared, settlement, outcomes.pop().unwrap_or(Outcome::Lost)),
         Err(error) => {
             tracing::error!(%error, %tag, "nor can its failure; the message stays until its lease has passed");
@@ -123,13 +142,15 @@ async fn unstorable(shared: &Arc<Shared>, mut settlement: Settlement, error: &Er
 }
 
 fn finish(shared: &Arc<Shared>, settlement: Settlement, outcome: Outcome) {
-    if let Some((tag, count)) = &settlement.ends {
+    if let Some(Ends { tag, task_id, count, took }) = &settlement.ends {
         shared.held.remove(tag);
         // Only what is written has happened: a run that lost its lease did not succeed, whatever it returned.
         let lost = outcome == Outcome::Lost;
         ending::count(&shared.counters, if lost { Count::Lost } else { *count });
         if lost {
             tracing::warn!(%tag, "the lease had passed, the end of this run is not stored");
+        } else {
+            shared.tell_end(task_id, &settlement.transaction, *count, *took);
         }
     }
     if let Outcome::Committed { ready, .. } = &outcome

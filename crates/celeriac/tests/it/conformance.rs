@@ -2,10 +2,13 @@
 
 use celeriac::clock::SharedClock;
 use celeriac::memory::MemoryStore;
+use celeriac::redis::{RedisOptions, RedisStore};
 use celeriac::sqlite::{SqliteOptions, SqliteStore};
 use celeriac::store::Store;
 use celeriac::store_suite;
 use celeriac::testing::{FaultPlan, Faulty};
+
+use crate::redis_server::RedisServer;
 
 fn in_memory(clock: SharedClock) -> Store {
     Store::of(MemoryStore::new(clock))
@@ -18,6 +21,24 @@ fn in_a_file(clock: SharedClock) -> (Store, tempfile::TempDir) {
     (Store::of(store), folder)
 }
 
+async fn in_redis(clock: SharedClock) -> (Store, RedisServer) {
+    let server = RedisServer::start().await;
+    let store = RedisStore::connect(&server.url(), RedisOptions::default(), clock).await.unwrap();
+    (Store::of(store), server)
+}
+
+/// Beside an application that has its keys under prefixes, as Celery's settings have them.
+async fn in_redis_with_prefixes(clock: SharedClock) -> (Store, RedisServer) {
+    let server = RedisServer::start().await;
+    let options = RedisOptions {
+        global_keyprefix: "{px}:".into(),
+        result_keyprefix: "rp".into(),
+        ..RedisOptions::default()
+    };
+    let store = RedisStore::connect(&server.url(), options, clock).await.unwrap();
+    (Store::of(store), server)
+}
+
 fn in_two(clock: &SharedClock) -> Store {
     Store::split(&in_memory(clock.clone()), &in_memory(clock.clone()))
 }
@@ -25,6 +46,12 @@ fn in_two(clock: &SharedClock) -> Store {
 store_suite!(memory, |clock| in_memory(clock));
 store_suite!(split, |clock| in_two(&clock));
 store_suite!(sqlite, |clock| in_a_file(clock));
+store_suite!(redis, |clock| in_redis(clock).await);
+store_suite!(faulty_redis, |clock| {
+    let (store, server) = in_redis(clock).await;
+    (Faulty::new(store, &FaultPlan::none()), server)
+});
+store_suite!(redis_with_prefixes, |clock| in_redis_with_prefixes(clock).await);
 store_suite!(faulty_sqlite, |clock| {
     let (store, folder) = in_a_file(clock);
     (Faulty::new(store, &FaultPlan::none()), folder)

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::redis_server::RedisServer;
 use super::support::{PATIENCE, Running, config, events, sqlite_url};
 
 /// What the runs of one test share: how many run, how many ran at most, and the gate that they wait at.
@@ -80,23 +81,12 @@ async fn add(x: i64, y: i64) -> i64 {
 
 const LEASE: Duration = Duration::from_secs(60);
 
-async fn app(folder: &tempfile::TempDir, store: Kind) -> Celeriac {
-    let url = match store {
-        Kind::Memory => "memory://".to_owned(),
-        Kind::Sqlite => sqlite_url(folder.path()),
-    };
-    with_tasks(Celeriac::connect(&url).await.unwrap().with_config(config(LEASE)))
+async fn app(url: &str) -> Celeriac {
+    with_tasks(Celeriac::connect(url).await.unwrap().with_config(config(LEASE)))
 }
 
 fn with_tasks(app: Celeriac) -> Celeriac {
     app.register(metered).register(add)
-}
-
-/// The stores that the tests below run on.
-#[derive(Clone, Copy)]
-enum Kind {
-    Memory,
-    Sqlite,
 }
 
 /// Each test on each store.
@@ -105,17 +95,21 @@ macro_rules! on_every_store {
         mod memory {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                let folder = tempfile::tempdir().unwrap();
-                let app = super::app(&folder, super::Kind::Memory).await;
-                super::$test(app).await;
+                super::$test(super::app("memory://").await).await;
             })*
         }
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
                 let folder = tempfile::tempdir().unwrap();
-                let app = super::app(&folder, super::Kind::Sqlite).await;
-                super::$test(app).await;
+                super::$test(super::app(&super::sqlite_url(folder.path())).await).await;
+            })*
+        }
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let server = super::RedisServer::start().await;
+                super::$test(super::app(&server.url()).await).await;
             })*
         }
     };
@@ -209,6 +203,11 @@ async fn what_runs_is_told(app: Celeriac) {
     let result = metered(name.clone()).apply_async(&app, options).await.unwrap();
     events(&app, &result.id(), "began", 1).await;
 
+    let active = tell(&app, "active", json!({})).await;
+    assert_eq!((&active[0]["args"], &active[0]["kwargs"]), (&json!([name]), &json!({})));
+    let asked = json!({ "ids": [result.id(), "unknown"] });
+    let found = tell(&app, "query_task", asked).await;
+    assert_eq!(found, json!({ result.id().as_str(): ["active", active[0]] }));
     let active = tell(&app, "dump_active", json!({ "safe": true })).await;
     let info = &active[0];
     assert_eq!((&info["id"], &info["name"]), (&json!(result.id()), &json!("control.metered")));
@@ -219,9 +218,6 @@ async fn what_runs_is_told(app: Celeriac) {
         json!({ "exchange": "", "routing_key": "celery", "priority": 3, "redelivered": false })
     );
     assert!(info["time_start"].as_f64().unwrap() > 1e9, "{info}");
-    let asked = json!({ "ids": [result.id(), "unknown"] });
-    let found = tell(&app, "query_task", asked).await;
-    assert_eq!(found, json!({ result.id().as_str(): ["active", info] }));
     for nothing in ["reserved", "scheduled", "revoked"] {
         assert_eq!(tell(&app, nothing, json!({})).await, json!([]), "{nothing}");
     }
@@ -234,8 +230,22 @@ async fn what_runs_is_told(app: Celeriac) {
     let stats = tell(&app, "stats", json!({})).await;
     assert_eq!(stats["total"], json!({ "control.metered": 1 }));
     assert_eq!((&stats["pid"], &stats["pool"]["max-concurrency"]), (&json!(std::process::id()), &json!(2)));
-    assert!(stats["uptime"].is_u64() && stats["broker"].is_object() && stats["rusage"].is_object());
+    assert!(
+        stats["clock"].is_string()
+            && stats["uptime"].is_u64()
+            && stats["broker"].is_object()
+            && stats["rusage"].is_object()
+    );
     assert_eq!(tell(&app, "registered", json!({})).await, json!(["control.add", "control.metered"]));
+    let items = json!({ "taskinfoitems": ["serializer", "max_retries", "colour"], "builtins": true });
+    let registered = tell(&app, "dump_tasks", items).await;
+    assert_eq!(registered[0], "celery.accumulate [serializer=json max_retries=3]");
+    assert_eq!(registered[3], "control.add [serializer=json max_retries=3]");
+    let memory = tell(&app, "memsample", json!({})).await;
+    assert!(memory.as_str().unwrap().ends_with("MB"), "{memory}");
+    assert!(tell(&app, "memdump", json!({ "samples": 10 })).await.as_str().unwrap().starts_with("- rss: "));
+    assert!(tell(&app, "clock", json!({})).await["clock"].is_u64());
+    assert_eq!(tell(&app, "election", json!({ "id": "e", "topic": "task" })).await, json!(null));
     let queues = tell(&app, "active_queues", json!({})).await;
     assert_eq!((&queues[0]["name"], &queues[0]["exchange"]["type"]), (&json!("celery"), &json!("direct")));
     let conf = tell(&app, "conf", json!({})).await;
@@ -263,7 +273,19 @@ async fn what_is_wrong_is_named(app: Celeriac) {
         ("add_consumer", json!({ "queue": "" }), "queue: a name has 1 to"),
         ("cancel_consumer", json!({ "queue": ["q"] }), "queue: should be the name"),
         ("query_task", json!({ "ids": "one" }), "ids: should be a list"),
-        ("revoke", json!({ "task_id": "x" }), "celeriac revoke"),
+        ("revoke", json!({}), "task_id: is missing"),
+        ("revoke", json!({ "task_id": 5 }), "task_id: should be a task id, or a list of them"),
+        ("revoke", json!({ "task_id": "x", "terminate": "maybe" }), "terminate: should be true or false"),
+        ("revoke_by_stamped_headers", json!({ "headers": ["x"] }), "headers: should be name=value"),
+        ("hello", json!({ "revoked": [] }), "from_node: is missing"),
+        ("hello", json!({ "from_node": "x", "revoked": 5 }), "revoked"),
+        ("active", json!({ "safe": "no" }), "safe: should be true or false"),
+        ("registered", json!({ "taskinfoitems": 5 }), "taskinfoitems: should be a list"),
+        ("enable_events", json!({ "foo": 1 }), "foo: is no argument"),
+        ("report", json!({ "foo": 1 }), "foo: is no argument"),
+        ("pool_restart", json!({}), "ValueError('Pool restarts not enabled')"),
+        ("autoscale", json!({ "max": 3 }), "ValueError('Autoscale not enabled')"),
+        ("objgraph", json!({}), "Rust"),
     ] {
         let answer = tell(&app, method, arguments).await;
         let error = answer["error"].as_str().unwrap_or_default();

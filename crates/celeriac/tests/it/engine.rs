@@ -39,6 +39,19 @@ async fn flaky(cx: Context, times: u32) -> Result<u32, String> {
     if cx.retries() < times { Err(format!("try {}", cx.retries())) } else { Ok(cx.retries()) }
 }
 
+/// Shows a state of its own, then fails, or returns what it found under its id.
+#[celeriac::task(name = "it.shows")]
+async fn shows(cx: Context, fails: bool) -> Result<serde_json::Value, celeriac::protocol::Exception> {
+    cx.update_state("PROGRESS", &serde_json::json!({ "current": 1 })).await;
+    cx.update_state("SUCCESS", &"too early").await;
+    let meta = cx.app().async_result::<celeriac::Json>(cx.task_id()).info().await.expect("the store answers");
+    let meta = meta.expect("a state is stored");
+    if fails {
+        return Err(celeriac::protocol::Exception::builtin("ValueError", meta.state.as_str()));
+    }
+    Ok(serde_json::json!([meta.state, meta.result]))
+}
+
 /// An application on a store of its own, and a worker for it.
 struct Engine {
     app: Celeriac,
@@ -77,6 +90,7 @@ on_every_store!(
     a_failure_tells_type_message_and_traceback,
     canvas,
     retries_and_streams,
+    a_task_shows_states_of_its_own,
     what_waits_is_revoked_at_once,
 );
 
@@ -94,7 +108,8 @@ impl Engine {
             .register(fail)
             .register(panics)
             .register(streams)
-            .register(flaky);
+            .register(flaky)
+            .register(shows);
         let (stop, stopped) = oneshot::channel();
         let worker = app.worker().concurrency(4);
         let worker = tokio::spawn(worker.run(async { drop(stopped.await) }));
@@ -180,6 +195,29 @@ async fn retries_and_streams(store: Kind) {
     let events: Vec<&str> = page.entries.iter().map(|entry| &*entry.event).collect();
     assert_eq!(events, ["state", "progress", "token", "step", "end"]);
     assert!(page.ended);
+    engine.stop().await;
+}
+
+async fn a_task_shows_states_of_its_own(store: Kind) {
+    let engine = Engine::start(store).await;
+    let app = &engine.app;
+    let shown = shows(false).delay(app).await.unwrap();
+    let expected = serde_json::json!(["PROGRESS", { "current": 1 }]);
+    assert_eq!(shown.get_timeout(PATIENCE).await.unwrap(), expected);
+    let page = app.store().backend.log(&shown.id(), 0, 100).await.unwrap().unwrap();
+    let states = page.entries.iter().filter(|entry| &*entry.event == "state");
+    let states: Vec<serde_json::Value> = states.map(|entry| entry.data.to().unwrap()).collect();
+    assert_eq!(
+        (&states[0]["state"], &states[1]),
+        (&"STARTED".into(), &serde_json::json!({ "state": "PROGRESS" }))
+    );
+    assert_eq!(states.len(), 2);
+    // What a task says of its error is what its caller sees.
+    let failed = shows(true).delay(app).await.unwrap();
+    let Error::Task(failure) = failed.get_timeout(PATIENCE).await.unwrap_err() else {
+        panic!("not a failure")
+    };
+    assert_eq!(failure.exception.unwrap(), celeriac::protocol::Exception::builtin("ValueError", "PROGRESS"));
     engine.stop().await;
 }
 

@@ -1,4 +1,4 @@
-//! Workers that are killed, frozen and shut down: real processes on one SQLite file.
+//! Workers that are killed, frozen and shut down: real processes on one store, of either kind.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use celeriac::backend::FeedRecord;
+use celeriac::catalog::AttemptOutcome;
 use celeriac::clock::{Clock, SystemClock};
 use celeriac::protocol::Exception;
 use celeriac::{Celeriac, Config, Context, Error, Signature, TaskId, chord};
@@ -141,8 +142,72 @@ fn patient(lease: Duration) -> Config {
     config
 }
 
-async fn connect(folder: &Path, config: Config) -> Celeriac {
-    with_tasks(Celeriac::connect(&sqlite_url(folder)).await.unwrap().with_config(config))
+async fn connect(url: &str, config: Config) -> Celeriac {
+    with_tasks(Celeriac::connect(url).await.unwrap().with_config(config))
+}
+
+/// The store that a test is about.
+#[derive(Clone, Copy)]
+enum Kind {
+    Sqlite,
+    #[cfg(feature = "redis")]
+    Redis,
+}
+
+/// A store of a test's own.
+struct Site {
+    url: String,
+    folder: tempfile::TempDir,
+    #[cfg(feature = "redis")]
+    _server: Option<super::redis_server::RedisServer>,
+}
+
+impl Site {
+    async fn new(kind: Kind) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        match kind {
+            Kind::Sqlite => Self {
+                url: sqlite_url(folder.path()),
+                folder,
+                #[cfg(feature = "redis")]
+                _server: None,
+            },
+            #[cfg(feature = "redis")]
+            Kind::Redis => {
+                let server = super::redis_server::RedisServer::start().await;
+                Self { url: server.url(), folder, _server: Some(server) }
+            }
+        }
+    }
+}
+
+macro_rules! on_each_store {
+    ($($case:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(super::Kind::Sqlite).await;
+            })*
+        }
+
+        #[cfg(feature = "redis")]
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(super::Kind::Redis).await;
+            })*
+        }
+    };
+}
+
+on_each_store! {
+    what_a_killed_worker_held_finishes_elsewhere
+    a_frozen_worker_cannot_finish_when_it_wakes
+    a_task_that_burns_for_three_leases_runs_once
+    a_task_acknowledged_early_fails_with_its_worker
+    poison_is_put_aside_and_can_be_revived
+    finished_steps_are_never_run_again
+    what_is_accepted_finishes_whenever_workers_die
 }
 
 // The worker process.
@@ -156,7 +221,7 @@ const THREADS: &str = "CELERIAC_TEST_THREADS";
 /// The body of the worker process: this very test, run by name with the variables set. Without them it is no test.
 #[test]
 fn child_worker() {
-    let Ok(folder) = std::env::var(STORE) else { return };
+    let Ok(url) = std::env::var(STORE) else { return };
     let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
     let mut config = config(Duration::from_millis(number(LEASE_MS)));
     config.task_max_deliveries = u32::try_from(number(DELIVERIES)).unwrap();
@@ -170,7 +235,7 @@ fn child_worker() {
         let _ = stop.send(());
     });
     let report = runtime.block_on(runtime.spawn(async move {
-        let app = connect(Path::new(&folder), config).await;
+        let app = connect(&url, config).await;
         let worker = app.worker().concurrency(usize::try_from(number(CONCURRENCY)).unwrap());
         println!("\nready");
         worker.run(async { drop(stopped.await) }).await.unwrap()
@@ -199,10 +264,10 @@ impl Default for Options {
 }
 
 impl Process {
-    async fn start(folder: &Path, options: Options) -> Self {
+    async fn start(url: &str, options: Options) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kills::child_worker", "--nocapture", "--test-threads=1"])
-            .env(STORE, folder)
+            .env(STORE, url)
             .env(CONCURRENCY, options.concurrency.to_string())
             .env(LEASE_MS, options.lease.as_millis().to_string())
             .env(DELIVERIES, options.deliveries.to_string())
@@ -259,18 +324,17 @@ fn of_event<'a>(records: &'a [FeedRecord], event: &'a str) -> impl Iterator<Item
     records.iter().filter(move |record| &*record.entry.event == event)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_worker_held_finishes_elsewhere() {
-    let folder = tempfile::tempdir().unwrap();
+async fn what_a_killed_worker_held_finishes_elsewhere(store: Kind) {
+    let site = Site::new(store).await;
     let config = patient(LEASE);
     let restore = config.worker_restore_interval;
-    let app = connect(folder.path(), config).await;
-    let doomed = Process::start(folder.path(), Options { concurrency: 50, ..Options::default() }).await;
+    let app = connect(&site.url, config).await;
+    let doomed = Process::start(&site.url, Options { concurrency: 50, ..Options::default() }).await;
     let calls: Vec<_> = (0..50).map(|_| hold()).collect();
     let results = app.publish_batch(&calls).await.unwrap();
     let ids: Vec<TaskId> = results.iter().map(celeriac::AsyncResult::id).collect();
     feed_until(&app, |records| count(records, None, "began") == 50).await;
-    let heir = Process::start(folder.path(), Options { concurrency: 50, ..Options::default() }).await;
+    let heir = Process::start(&site.url, Options { concurrency: 50, ..Options::default() }).await;
 
     let killed = SystemClock.now();
     doomed.kill().await;
@@ -288,20 +352,19 @@ async fn what_a_killed_worker_held_finishes_elsewhere() {
     assert_eq!(heir.stop().await, "succeeded=50 failed=0 lost=0");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_worker_cannot_finish_when_it_wakes() {
+async fn a_frozen_worker_cannot_finish_when_it_wakes(store: Kind) {
     // Awake, it finds the run over and its end refused, or the lease gone and the run to be stopped.
     for millis in [100, 600_000] {
-        let folder = tempfile::tempdir().unwrap();
-        let app = connect(folder.path(), patient(LEASE)).await;
-        let frozen = Process::start(folder.path(), Options::default()).await;
+        let site = Site::new(store).await;
+        let app = connect(&site.url, patient(LEASE)).await;
+        let frozen = Process::start(&site.url, Options::default()).await;
         let result = linger(millis).delay(&app).await.unwrap();
         events(&app, &result.id(), "began", 1).await;
         frozen.signal("STOP").await;
         if result.ready().await.unwrap() {
             continue; // It was quicker than the signal; the other length is there for that.
         }
-        let heir = Process::start(folder.path(), Options::default()).await;
+        let heir = Process::start(&site.url, Options::default()).await;
         assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), 2);
         frozen.signal("CONT").await;
         assert_eq!(frozen.stop().await, "succeeded=0 failed=0 lost=1", "for {millis} ms");
@@ -311,19 +374,18 @@ async fn a_frozen_worker_cannot_finish_when_it_wakes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_burns_for_three_leases_runs_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let notes = folder.path().join("notes");
-    let app = connect(folder.path(), patient(LEASE)).await;
+async fn a_task_that_burns_for_three_leases_runs_once(store: Kind) {
+    let site = Site::new(store).await;
+    let notes = site.folder.path().join("notes");
+    let app = connect(&site.url, patient(LEASE)).await;
     let millis = 3 * u64::try_from(LEASE.as_millis()).unwrap();
     let options = || Options { concurrency: 1, threads: 1, ..Options::default() };
-    let first = Process::start(folder.path(), options()).await;
+    let first = Process::start(&site.url, options()).await;
     let blocking = burn_blocking(notes.clone(), millis).delay(&app).await.unwrap();
     let starving = burn_async(notes.clone(), millis).delay(&app).await.unwrap();
     // Idle, restoring, and hungry.
-    let second = Process::start(folder.path(), options()).await;
-    let third = Process::start(folder.path(), options()).await;
+    let second = Process::start(&site.url, options()).await;
+    let third = Process::start(&site.url, options()).await;
     assert_eq!(blocking.get_timeout(PATIENCE).await.unwrap(), millis);
     assert_eq!(starving.get_timeout(PATIENCE).await.unwrap(), millis);
     let mut runs = noted(&notes);
@@ -334,12 +396,11 @@ async fn a_task_that_burns_for_three_leases_runs_once() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_task_acknowledged_early_fails_with_its_worker() {
-    let folder = tempfile::tempdir().unwrap();
-    let notes = folder.path().join("notes");
-    let app = connect(folder.path(), patient(LEASE)).await;
-    let doomed = Process::start(folder.path(), Options::default()).await;
+async fn a_task_acknowledged_early_fails_with_its_worker(store: Kind) {
+    let site = Site::new(store).await;
+    let notes = site.folder.path().join("notes");
+    let app = connect(&site.url, patient(LEASE)).await;
+    let doomed = Process::start(&site.url, Options::default()).await;
     let told = TaskId::from("told");
     let alone = early(notes.clone()).link_error(errback::s().task_id(&told)).delay(&app).await.unwrap();
     let part = TaskId::from("part");
@@ -348,7 +409,7 @@ async fn a_task_acknowledged_early_fails_with_its_worker() {
     let joined = chord(header, sum::s()).delay(&app).await.unwrap();
     feed_until(&app, |records| count(records, None, "began") == 2).await;
     doomed.kill().await;
-    let heir = Process::start(folder.path(), Options::default()).await;
+    let heir = Process::start(&site.url, Options::default()).await;
 
     assert_eq!(exception(alone.get_timeout(PATIENCE).await).exc_type, "WorkerLostError");
     let body = exception(joined.get_timeout(PATIENCE).await);
@@ -368,17 +429,16 @@ fn exception<T: std::fmt::Debug>(result: Result<T, Error>) -> Exception {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn poison_is_put_aside_and_can_be_revived() {
-    let folder = tempfile::tempdir().unwrap();
-    let (notes, antidote) = (folder.path().join("notes"), folder.path().join("antidote"));
-    let app = connect(folder.path(), config(LEASE)).await;
+async fn poison_is_put_aside_and_can_be_revived(store: Kind) {
+    let site = Site::new(store).await;
+    let (notes, antidote) = (site.folder.path().join("notes"), site.folder.path().join("antidote"));
+    let app = connect(&site.url, config(LEASE)).await;
     let options = || Options { lease: Duration::from_millis(500), deliveries: 3, ..Options::default() };
     let result = poison(notes.clone(), antidote.clone()).delay(&app).await.unwrap();
     for _ in 0..3 {
-        Process::start(folder.path(), options()).await.ended().await;
+        Process::start(&site.url, options()).await.ended().await;
     }
-    let survivor = Process::start(folder.path(), options()).await;
+    let survivor = Process::start(&site.url, options()).await;
     assert_eq!(exception(result.get_timeout(PATIENCE).await).exc_type, "WorkerLostError");
     assert_eq!(noted(&notes).len(), 3);
     let dead = app.store().broker.dead(0, 10).await.unwrap();
@@ -394,38 +454,38 @@ async fn poison_is_put_aside_and_can_be_revived() {
     assert_eq!(survivor.stop().await, "succeeded=1 failed=1 lost=0");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn finished_steps_are_never_run_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let notes = folder.path().join("notes");
-    let app = connect(folder.path(), patient(LEASE)).await;
+async fn finished_steps_are_never_run_again(store: Kind) {
+    let site = Site::new(store).await;
+    let notes = site.folder.path().join("notes");
+    let app = connect(&site.url, patient(LEASE)).await;
     let result = steps(notes.clone()).delay(&app).await.unwrap();
     let options = || Options { lease: Duration::from_millis(500), ..Options::default() };
     for killed in 1..=3 {
-        let doomed = Process::start(folder.path(), options()).await;
+        let doomed = Process::start(&site.url, options()).await;
         events(&app, &result.id(), "began", killed).await;
         doomed.kill().await;
     }
-    let last = Process::start(folder.path(), options()).await;
+    let last = Process::start(&site.url, options()).await;
     assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), [1, 2, 3]);
     assert_eq!(noted(&notes), ["step 1", "step 2", "step 3"]);
     each_ended_once(&app, &[result.id()], "SUCCESS").await;
     last.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_accepted_finishes_whenever_workers_die() {
-    const ROUNDS: usize = 8;
+async fn what_is_accepted_finishes_whenever_workers_die(store: Kind) {
+    // A long run: `CELERIAC_TEST_KILLS=200`.
+    let rounds: usize = std::env::var("CELERIAC_TEST_KILLS").map_or(8, |kills| kills.parse().unwrap());
     let seed: u64 =
         std::env::var("CELERIAC_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("CELERIAC_TEST_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let folder = tempfile::tempdir().unwrap();
-    let app = connect(folder.path(), patient(LEASE)).await;
+    let site = Site::new(store).await;
+    let app = connect(&site.url, patient(LEASE)).await;
     let options = || Options { concurrency: 8, lease: Duration::from_millis(500), ..Options::default() };
     let mut workers =
-        vec![Process::start(folder.path(), options()).await, Process::start(folder.path(), options()).await];
-    for round in 0..ROUNDS {
+        vec![Process::start(&site.url, options()).await, Process::start(&site.url, options()).await];
+    let mut again = 0;
+    for round in 0..rounds {
         // 200 ids: 150 alone, and ten chords of four and a body.
         let numbers = 0..150;
         let alone: Vec<_> = numbers.map(|number| add(number, 1)).collect();
@@ -444,7 +504,7 @@ async fn what_is_accepted_finishes_whenever_workers_die() {
         tokio::time::sleep(Duration::from_millis(random.u64(0..150))).await;
         let victim = random.usize(0..workers.len());
         workers.swap_remove(victim).kill().await;
-        workers.push(Process::start(folder.path(), options()).await);
+        workers.push(Process::start(&site.url, options()).await);
         for (number, result) in (0..).zip(&alone) {
             assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), number + 1, "round {round}");
         }
@@ -453,10 +513,25 @@ async fn what_is_accepted_finishes_whenever_workers_die() {
         }
         assert_eq!(ids.len(), 200);
         each_ended_once(&app, &ids, "SUCCESS").await;
+        again += second_runs(&app, &ids).await;
     }
+    println!(
+        "{rounds} kills, {} tasks, each ended once; {again} were held when their worker was killed and ran again",
+        rounds * 200
+    );
     let queues = app.store().broker.queues().await.unwrap();
     assert!(queues.iter().all(|queue| queue.ready + queue.delayed + queue.reserved == 0), "{queues:?}");
     for worker in workers {
         worker.stop().await;
     }
+}
+
+/// How many runs of these tasks were lost with their workers, and so begun again.
+async fn second_runs(app: &Celeriac, ids: &[TaskId]) -> usize {
+    let mut lost = 0;
+    for id in ids {
+        let record = app.store().catalog.task(id).await.unwrap().expect("the task is known");
+        lost += record.attempts.iter().filter(|attempt| attempt.outcome == AttemptOutcome::Lost).count();
+    }
+    lost
 }

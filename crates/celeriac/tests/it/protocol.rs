@@ -14,7 +14,7 @@ pub(crate) fn vectors(name: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|why| panic!("{path}: {why}"))
 }
 
-pub(crate) const FILES: [&str; 7] = [
+pub(crate) const FILES: [&str; 9] = [
     "task_messages",
     "canvas_messages",
     "canvas_traces",
@@ -22,6 +22,8 @@ pub(crate) const FILES: [&str; 7] = [
     "results",
     "foreign_messages",
     "foreign_results",
+    "events",
+    "pidbox",
 ];
 
 /// Every string in a value that begins so, at any depth.

@@ -1,8 +1,8 @@
 //! Every parser against damaged bytes: an error is an answer, a panic is not.
 
 use celeriac::protocol::{
-    Compression, Json, Message, RawMessage, ResultMeta, ResultTuple, Serializer, Signature, extended,
-    parse_iso8601,
+    Compression, Json, Message, RawMessage, ResultMeta, ResultTuple, Serializer, Signature, event, extended,
+    parse_iso8601, pidbox,
 };
 
 use crate::protocol::{FILES, bytes_of, strings_with, vectors};
@@ -17,6 +17,7 @@ fn feed(bytes: &[u8]) {
         let envelope = raw.to_envelope().expect("what came from an envelope fits into one");
         assert_eq!(RawMessage::from_envelope(envelope.as_bytes()).expect("our own envelope"), raw);
         feed_message(&raw);
+        feed_letter(&raw);
     }
     for serializer in [Serializer::Json, Serializer::Msgpack, Serializer::Yaml] {
         if let Ok(meta) = ResultMeta::decode_as(serializer, bytes) {
@@ -50,6 +51,33 @@ fn feed_message(raw: &RawMessage) {
         let again = Message::decode(&again).expect("our own message");
         assert_eq!(again.body, message.body);
         assert_eq!(again.headers.id, message.headers.id);
+    }
+}
+
+/// What is no task: events, requests to workers, and their answers.
+fn feed_letter(raw: &RawMessage) {
+    if let Ok(events) = event::decode(raw) {
+        let events: Vec<_> = events.into_iter().flatten().collect();
+        let read = |events: &[event::Event]| -> Vec<event::Event> {
+            let messages = event::encode(events);
+            let read =
+                |message: &event::EventMessage| event::decode(&message.message).expect("our own message");
+            messages.iter().flat_map(read).map(|event| event.expect("our own event")).collect()
+        };
+        // Dates lose what lies below microseconds, and names of fields may be those of every event; once.
+        let again = read(&events);
+        assert_eq!(format!("{:?}", read(&again)), format!("{again:?}"));
+    }
+    if let Ok((request, _)) = pidbox::Request::decode(raw) {
+        let _ = request.is_for("w1@host");
+        let again = pidbox::Request::decode(&request.encode("tag")).expect("our own request").0;
+        assert_eq!((again.method, again.destination), (request.method, request.destination));
+    }
+    if let Ok(replies) = pidbox::Reply::decode(raw) {
+        let to = pidbox::ReplyTo { exchange: "x".to_owned(), routing_key: "k".to_owned() };
+        for reply in replies {
+            assert_eq!(pidbox::Reply::decode(&reply.encode(&to)).expect("our own answer"), [reply]);
+        }
     }
 }
 

@@ -272,7 +272,7 @@ pub async fn tags_find_their_tasks(store: &Store, clock: &ManualClock) {
     let delivery = reserve_from(store, &["q"], 1).await.remove(0);
     end(store, clock, &delivery, State::Success).await;
     assert!(store.broker.publish(vec![tagged("a", &["y"])]).await.unwrap().is_empty());
-    assert_eq!(record_of(store, "a").await.listed.tags, ["y".into()]);
+    assert_eq!(record_of(store, "a").await.listed.tags, [Box::<str>::from("y")]);
     assert_eq!(listed_ids(&every_page(store, &with("a")).await), ["b"]);
     assert_eq!(listed_ids(&every_page(store, &with("y")).await), ["a"]);
 }

@@ -1,0 +1,403 @@
+//! The broker's half.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use redis::Value;
+use tokio::time::Instant;
+
+use super::keys::STEPS;
+use super::pack::Pack;
+use super::transact::lease_end;
+use super::value::{self, into_items, items, seconds};
+use super::{RedisStore, script};
+use crate::broker::{
+    Broker, DeadLetter, Delivery, Interrupt, Place, QueueStatus, Reserve, Revocation, Revoke, Routed,
+};
+use crate::clock::{Timestamp, until};
+use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
+use crate::protocol::RawMessage;
+use crate::state::Phase;
+use crate::store::{Outcome, Result, Then, Transaction};
+
+/// One reservation never takes more; a worker with more free slots asks again.
+const RESERVED_MAX: usize = 500;
+/// So many are restored, revoked, dropped a script.
+const MOVED_MAX: usize = 500;
+/// Waits are cut to this length, since a timer cannot be set further off.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[async_trait]
+impl Broker for RedisStore {
+    async fn publish(&self, messages: Vec<Routed>) -> Result<Vec<TaskId>> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        // One transaction is one script, so all of them are stored or none.
+        let outcomes = self.carry_out("publish", vec![Transaction::publish(messages)]).await?;
+        let duplicates = |outcome| match outcome {
+            Outcome::Committed { duplicates, .. } => duplicates,
+            Outcome::Lost | Outcome::NotReady => Vec::new(),
+        };
+        Ok(outcomes.into_iter().flat_map(duplicates).collect())
+    }
+
+    async fn reserve(&self, request: &Reserve) -> Result<Vec<Delivery>> {
+        if request.limit == 0 || request.queues.is_empty() {
+            return Ok(Vec::new());
+        }
+        for queue in &request.queues {
+            self.consume(queue).await?;
+        }
+        let deliveries = self.take(request).await?;
+        if !deliveries.is_empty() || request.wait.is_zero() {
+            return Ok(deliveries);
+        }
+        self.wait_and_take(request).await
+    }
+
+    async fn extend(&self, tags: &[DeliveryTag], lease: Duration) -> Result<Vec<DeliveryTag>> {
+        if tags.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.now();
+        let mut order = Pack::array(3);
+        order.text(lease_end(now, lease)).text(seconds(now)).texts(tags.iter().map(DeliveryTag::as_str));
+        let answer = self.order(&script::EXTEND, now, order).await?;
+        Ok(items(&answer).iter().filter_map(value::text).map(DeliveryTag::from).collect())
+    }
+
+    async fn ack(&self, tags: &[DeliveryTag]) -> Result<Vec<DeliveryTag>> {
+        self.settle_each("ack", tags, &Then::Ack).await
+    }
+
+    async fn requeue(
+        &self,
+        tags: &[DeliveryTag],
+        due: Option<Timestamp>,
+        counted: bool,
+    ) -> Result<Vec<DeliveryTag>> {
+        self.settle_each("requeue", tags, &Then::Requeue { due, counted }).await
+    }
+
+    async fn bury(&self, tag: &DeliveryTag, reason: &str) -> Result<bool> {
+        let bury = Then::Bury { reason: reason.to_owned() };
+        Ok(self.settle_each("bury", std::slice::from_ref(tag), &bury).await?.is_empty())
+    }
+
+    async fn begin(&self, tags: &[DeliveryTag]) -> Result<Vec<DeliveryTag>> {
+        self.settle_each("begin", tags, &Then::Begin).await
+    }
+
+    async fn restore(&self) -> Result<u64> {
+        let now = self.now();
+        let mut restored = 0;
+        loop {
+            let mut order = Pack::array(1);
+            order.int(MOVED_MAX as i64);
+            let some = value::count(&self.order(&script::RESTORE, now, order).await?);
+            restored += some;
+            if some < MOVED_MAX as u64 {
+                return Ok(restored);
+            }
+        }
+    }
+
+    async fn revoke(&self, request: &Revoke) -> Result<Vec<Revocation>> {
+        let mut found = self.revoke_all(&request.ids, request).await?;
+        let unknown = |revocation: &Revocation| matches!(revocation, Revocation::Unknown);
+        if found.iter().any(unknown) && self.find_queues().await? > 0 {
+            // A Python producer may have sent them to a queue that nobody here had heard of.
+            let at: Vec<usize> = (0..found.len()).filter(|at| unknown(&found[*at])).collect();
+            let ids: Vec<TaskId> = at.iter().map(|at| request.ids[*at].clone()).collect();
+            for (at, again) in at.into_iter().zip(self.revoke_all(&ids, request).await?) {
+                found[at] = again;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn interrupts(
+        &self,
+        worker: &WorkerName,
+        known: &[Interrupt],
+        wait: Duration,
+    ) -> Result<Vec<Interrupt>> {
+        let key = self.link.keys().own("interrupts");
+        let mut command = redis::cmd("HGETALL");
+        command.arg(&key);
+        let look = || {
+            let look = async {
+                let answer = self.link.read("interrupts", &command).await?;
+                let all = value::pairs(&answer).into_iter();
+                Ok(all.filter_map(|pair| interrupt(pair, worker)).collect::<Vec<_>>())
+            };
+            look.boxed()
+        };
+        let news = |found: &Vec<Interrupt>| found.iter().any(|one| !known.contains(one));
+        self.look_until(vec![key.clone()], wait, look, news).await
+    }
+
+    async fn locate(&self, ids: &[TaskId]) -> Result<Vec<Option<Place>>> {
+        let now = self.now();
+        let mut places = Vec::with_capacity(ids.len());
+        for known in self.look_at(ids, now).await? {
+            places.push(known.place(now));
+        }
+        Ok(places)
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueStatus>> {
+        let answer = self.order(&script::QUEUES, self.now(), Pack::default()).await?;
+        let mut queues: Vec<QueueStatus> = items(&answer).iter().filter_map(queue_status).collect();
+        queues.sort_by(|one, other| one.queue.cmp(&other.queue));
+        Ok(queues)
+    }
+
+    async fn pause(&self, queue: &QueueName, paused: bool) -> Result<()> {
+        let mut command = redis::cmd(if paused { "SADD" } else { "SREM" });
+        command.arg(self.link.keys().own("paused")).arg(queue.as_str());
+        self.link.read("pause", &command).await.map(drop)
+    }
+
+    async fn purge(&self, queue: &QueueName) -> Result<Vec<TaskId>> {
+        let now = self.now();
+        let mut dropped: Vec<TaskId> = Vec::new();
+        loop {
+            let mut order = Pack::array(2);
+            order.text(queue.as_str()).int(MOVED_MAX as i64);
+            let answer = self.order(&script::PURGE, now, order).await?;
+            let before = dropped.len();
+            dropped.extend(items(&answer).iter().filter_map(value::text).map(TaskId::from));
+            if dropped.len() == before {
+                return Ok(dropped);
+            }
+        }
+    }
+
+    async fn dead(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(self.link.keys().own("dead")).arg(format!("({after}")).arg("+inf");
+        command.arg("LIMIT").arg(0).arg(limit);
+        let answer = self.link.read("dead", &command).await?;
+        let ids: Vec<TaskId> = items(&answer).iter().filter_map(value::text).map(TaskId::from).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.now();
+        let known = self.look_at(&ids, now).await?;
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.link.keys().own("messages"));
+        for id in &ids {
+            command.arg(id.as_str());
+        }
+        let messages = self.link.read("dead", &command).await?;
+        let letters = known.iter().zip(items(&messages));
+        Ok(letters.filter_map(|(known, envelope)| known.dead_letter(value::bytes(envelope)?)).collect())
+    }
+
+    async fn revive(&self, ids: &[TaskId]) -> Result<Vec<TaskId>> {
+        self.operate_on_dead("revive", ids).await
+    }
+
+    async fn drop_dead(&self, ids: &[TaskId]) -> Result<Vec<TaskId>> {
+        self.operate_on_dead("drop", ids).await
+    }
+}
+
+impl RedisStore {
+    async fn revoke_all(&self, ids: &[TaskId], request: &Revoke) -> Result<Vec<Revocation>> {
+        let now = self.now();
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(MOVED_MAX) {
+            let mut order = Pack::array(5);
+            order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds(now));
+            order.bool(request.terminate).texts(ids.iter().map(TaskId::as_str));
+            let answers = into_items(self.order(&script::REVOKE, now, order).await?);
+            if answers.len() != ids.len() {
+                return Err(self.link.unexpected("revoke"));
+            }
+            for answer in answers {
+                found.push(revocation(answer).ok_or_else(|| self.link.unexpected("revoke"))?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn settle_each(&self, what: &str, tags: &[DeliveryTag], then: &Then) -> Result<Vec<DeliveryTag>> {
+        let transactions = tags.iter().map(|tag| Transaction::fenced(tag.clone(), then.clone())).collect();
+        let outcomes = self.carry_out(what, transactions).await?;
+        let lost = tags.iter().zip(outcomes).filter(|(_, outcome)| !outcome.is_committed());
+        Ok(lost.map(|(tag, _)| tag.clone()).collect())
+    }
+
+    async fn operate_on_dead(&self, what: &str, ids: &[TaskId]) -> Result<Vec<TaskId>> {
+        let now = self.now();
+        let mut were = Vec::new();
+        for ids in ids.chunks(MOVED_MAX) {
+            let mut order = Pack::array(2);
+            order.text(what).texts(ids.iter().map(TaskId::as_str));
+            let answer = self.order(&script::DEAD, now, order).await?;
+            were.extend(items(&answer).iter().filter_map(value::text).map(TaskId::from));
+        }
+        Ok(were)
+    }
+
+    /// Reserves what is there.
+    async fn take(&self, request: &Reserve) -> Result<Vec<Delivery>> {
+        let now = self.now();
+        let queues = self.turns.in_order(&request.queues);
+        let mut order = Pack::array(5);
+        order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds(now));
+        order.int(request.limit.min(RESERVED_MAX) as i64).texts(queues.iter().map(|queue| queue.as_str()));
+        let answers = into_items(self.order(&script::RESERVE, now, order).await?);
+        let mut deliveries = Vec::with_capacity(answers.len());
+        for answer in answers {
+            deliveries.push(delivery(answer).ok_or_else(|| self.link.unexpected("reserve"))?);
+        }
+        // Shares of several queues come one after the other, and lists hold more than one priority.
+        deliveries.sort_by_key(|delivery| delivery.priority);
+        self.turns.took(deliveries.iter().map(|delivery| &delivery.queue));
+        Ok(deliveries)
+    }
+
+    /// Reserves what comes, or comes due, while the caller waits.
+    async fn wait_and_take(&self, request: &Reserve) -> Result<Vec<Delivery>> {
+        let deadline = Instant::now() + request.wait.min(WAIT_MAX);
+        let keys = self.link.keys();
+        let mut watched = vec![keys.own("paused")];
+        for queue in &request.queues {
+            watched.extend(STEPS.iter().map(|step| keys.list(queue.as_str(), *step)));
+            watched.push(keys.delayed(queue.as_str()));
+        }
+        let mut bell = self.link.doorbell().bell(watched);
+        loop {
+            bell.arm().await?;
+            let deliveries = self.take(request).await?;
+            if !deliveries.is_empty() || Instant::now() >= deadline || request.stop.is_cancelled() {
+                return Ok(deliveries);
+            }
+            let due = self.next_due(&request.queues).await?.map(|due| until(self.now(), due));
+            let look_again = due.map_or(deadline, |due| deadline.min(Instant::now() + due.min(WAIT_MAX)));
+            tokio::select! {
+                () = bell.wait(look_again) => {}
+                () = request.stop.cancelled() => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    /// When the next delayed message of these queues comes due.
+    async fn next_due(&self, queues: &[QueueName]) -> Result<Option<Timestamp>> {
+        let mut paused = redis::cmd("SMEMBERS");
+        paused.arg(self.link.keys().own("paused"));
+        let mut look = redis::pipe();
+        look.add_command(paused);
+        for queue in queues {
+            look.cmd("ZRANGE").arg(self.link.keys().delayed(queue.as_str())).arg(0).arg(0).arg("WITHSCORES");
+        }
+        let answers = self.link.read_all("reserve", &look).await?;
+        let [paused, heads @ ..] = &answers[..] else { return Ok(None) };
+        let paused: Vec<&[u8]> = items(paused).iter().filter_map(value::bytes).collect();
+        let open = queues.iter().zip(heads).filter(|(queue, _)| !paused.contains(&queue.as_str().as_bytes()));
+        let due = |head: &Value| {
+            let score: f64 = value::text(items(head).get(1)?)?.parse().ok()?;
+            value::time(&Value::Int(score as i64))
+        };
+        Ok(open.filter_map(|(_, head)| due(head)).min())
+    }
+}
+
+/// When each queue last had its turn: within a priority the one that waited longest goes first.
+#[derive(Debug, Default)]
+pub(super) struct Turns(std::sync::Mutex<(u64, HashMap<QueueName, u64>)>);
+
+/// Past so many queues the turns start over.
+const TURNS_MAX: usize = 10_000;
+
+impl Turns {
+    fn in_order<'q>(&self, queues: &'q [QueueName]) -> Vec<&'q QueueName> {
+        let turns = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut ordered: Vec<&QueueName> = Vec::with_capacity(queues.len());
+        for queue in queues {
+            if !ordered.contains(&queue) {
+                ordered.push(queue);
+            }
+        }
+        ordered.sort_by_key(|queue| turns.1.get(*queue).copied().unwrap_or(0));
+        ordered
+    }
+
+    fn took<'q>(&self, queues: impl Iterator<Item = &'q QueueName>) {
+        let mut turns = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if turns.1.len() >= TURNS_MAX {
+            turns.1.clear();
+        }
+        for queue in queues {
+            turns.0 += 1;
+            let turn = turns.0;
+            turns.1.insert(queue.clone(), turn);
+        }
+    }
+}
+
+fn interrupt((tag, what): (&Value, &Value), worker: &WorkerName) -> Option<Interrupt> {
+    let (stop, holder) = value::text(what)?.split_at_checked(1)?;
+    (holder == worker.as_str())
+        .then(|| Some(Interrupt { tag: DeliveryTag::from(value::text(tag)?), terminate: stop == "1" }))?
+}
+
+fn delivery(answer: Value) -> Option<Delivery> {
+    let [tag, id, queue, priority, deliveries, begun, revoked, envelope, head] =
+        <[Value; 9]>::try_from(into_items(answer)).ok()?;
+    let mut message = message_of(value::bytes(&envelope)?);
+    if let Some(head) = value::text(&head).filter(|head| !head.is_empty()) {
+        message.head = head.into();
+    }
+    Some(Delivery {
+        tag: DeliveryTag::from(value::text(&tag)?),
+        task_id: TaskId::from(value::text(&id)?),
+        queue: QueueName::from(value::text(&queue)?),
+        priority: u8::try_from(value::integer(&priority)).unwrap_or(9),
+        deliveries: u32::try_from(value::integer(&deliveries)).unwrap_or(u32::MAX),
+        begun: value::integer(&begun) != 0,
+        revoked: value::integer(&revoked) != 0,
+        message,
+    })
+}
+
+/// The message in an element of a list. One whose body cannot be taken out has its text as its head: whoever decodes it
+/// finds out, and the element itself stays as it is wherever it lies.
+pub(super) fn message_of(envelope: &[u8]) -> RawMessage {
+    RawMessage::from_kombu(envelope).unwrap_or_else(|_| match std::str::from_utf8(envelope) {
+        Ok(text) => RawMessage { head: text.into(), body: bytes::Bytes::new() },
+        Err(_) => RawMessage { head: "".into(), body: bytes::Bytes::copy_from_slice(envelope) },
+    })
+}
+
+fn revocation(answer: Value) -> Option<Revocation> {
+    let mut parts = into_items(answer).into_iter();
+    match value::integer(&parts.next()?) {
+        0 => Some(Revocation::Unknown),
+        1 => Some(Revocation::Finished),
+        2 => Some(Revocation::Held { worker: WorkerName::from(&*value::lossy(&parts.next()?)) }),
+        3 => {
+            let phase = if value::text(&parts.next()?) == Some("d") { Phase::Delayed } else { Phase::Queued };
+            Some(Revocation::Taken { phase, delivery: Box::new(delivery(parts.next()?)?) })
+        }
+        _ => None,
+    }
+}
+
+fn queue_status(answer: &Value) -> Option<QueueStatus> {
+    let [name, ready, delayed, reserved, oldest, paused] = items(answer) else { return None };
+    Some(QueueStatus {
+        queue: QueueName::from(value::text(name)?),
+        ready: value::count(ready),
+        delayed: value::count(delayed),
+        reserved: value::count(reserved),
+        oldest: value::time(oldest),
+        paused: value::integer(paused) != 0,
+    })
+}

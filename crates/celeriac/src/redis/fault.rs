@@ -1,0 +1,63 @@
+//! What Redis said, as an error of stores.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::store::Error;
+
+/// Whether the server refused before it did anything, for a reason that passes: it loads its data, it is a replica now,
+/// the slot moved. A new connection, which asks again where the master is, may do.
+pub(super) fn passes(error: &RedisError) -> bool {
+    use ServerErrorKind as Kind;
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(
+            kind,
+            Kind::BusyLoading
+                | Kind::MasterDown
+                | Kind::ClusterDown
+                | Kind::ReadOnly
+                | Kind::Moved
+                | Kind::Ask
+                | Kind::TryAgain
+        ),
+        // A script of somebody's that runs too long; ours has not begun.
+        _ => error.code() == Some("BUSY"),
+    }
+}
+
+/// Whether the connection is of no use any more.
+pub(super) fn breaks(error: &RedisError) -> bool {
+    passes(error)
+        || error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+}
+
+/// The error for who called. `shown` is the server, `what` was being done.
+pub(super) fn store_error(error: &RedisError, what: &str, shown: &str) -> Error {
+    let text = error.to_string();
+    match error.code() {
+        Some("OOM") => Error::Full { what: format!("the memory of {shown} (maxmemory)") },
+        Some("MISCONF") => Error::Full { what: format!("the disk of {shown}, which cannot save its data") },
+        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => denied(&text, shown),
+        _ if error.kind() == ErrorKind::AuthenticationFailed => denied(&text, shown),
+        _ if text.contains("WRONGTYPE") => Error::Corrupt {
+            what: shown.to_owned(),
+            why: format!("a key is of another type than it should be ({what}: {text})"),
+        },
+        _ => Error::unavailable(format!("{what} ({shown})"), error.clone()),
+    }
+}
+
+fn denied(text: &str, shown: &str) -> Error {
+    Error::Open {
+        what: shown.to_owned(),
+        why: text.to_owned(),
+        remedy: "check user and password in the URL, and what the user may do (ACL LIST)".to_owned(),
+    }
+}
+
+/// An answer that has not the form it should have.
+pub(super) fn unexpected(what: &str, shown: &str) -> Error {
+    Error::Corrupt { what: shown.to_owned(), why: format!("{what}: the answer has an unexpected form") }
+}

@@ -1,0 +1,377 @@
+//! The connection to Redis, kept up.
+//!
+//! A thread with a runtime of its own drives every connection, so that they live on whichever runtime a caller comes from,
+//! and however long a task keeps that one busy. Commands of all callers share one connection and are pipelined on it; no
+//! blocking command goes there. Who waits for something waits at the [`doorbell`](super::doorbell), on another one.
+//!
+//! ```text
+//!           ┌── call fails for the connection's sake ──┐
+//!           ▼                                          │
+//!   down ──open──► up ── calls ────────────────────────┘
+//!    ▲ └─fails: wait, longer each time, with jitter─┐
+//!    └──────────────────────────────────────────────┘
+//! ```
+//!
+//! A call is sent again by itself only when it was certainly not carried out, or when it is a read.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::address::Address;
+use super::connect::Connector;
+use super::doorbell::Doorbell;
+use super::fault;
+use super::keys::Keys;
+use super::script::Script;
+use super::subscription::{Channel, Subscription};
+use crate::store::{Error, Result};
+
+/// How a [`Link`] is set.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkOptions {
+    /// Celery's `global_keyprefix` of the broker.
+    pub(crate) prefix: String,
+    /// Celery's `global_keyprefix` of the result backend.
+    pub(crate) result_prefix: String,
+    /// How long one connection may take to be made.
+    pub(crate) connect_timeout: Duration,
+    /// How long an answer may take.
+    pub(crate) response_timeout: Duration,
+    /// How long a call waits for a connection that is down before it fails.
+    pub(crate) patience: Duration,
+}
+
+impl Default for LinkOptions {
+    fn default() -> Self {
+        Self {
+            prefix: String::new(),
+            result_prefix: String::new(),
+            connect_timeout: Duration::from_secs(3),
+            response_timeout: Duration::from_secs(10),
+            patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The shortest and the longest pause between attempts to connect.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Every connection to one database of one Redis.
+pub(crate) struct Link {
+    connector: Arc<Connector>,
+    options: LinkOptions,
+    keys: Keys,
+    runtime: tokio::runtime::Handle,
+    line: tokio::sync::Mutex<Line>,
+    doorbell: Arc<Doorbell>,
+    thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("to", &self.shown()).finish_non_exhaustive()
+    }
+}
+
+/// The command connection, up or down.
+#[derive(Default)]
+struct Line {
+    up: Option<MultiplexedConnection>,
+    /// Counts connections, so that of many who see one break the first takes it down, and not the next one with it.
+    number: u64,
+    failures: u32,
+    /// Not tried again before this.
+    rests_until: Option<Instant>,
+}
+
+/// What is sent at once.
+enum Parcel<'a> {
+    One(&'a Cmd),
+    Many(&'a Pipeline),
+}
+
+impl Link {
+    /// Connects, and checks that the server is one to work with.
+    ///
+    /// # Errors
+    /// [`Error::Open`] for a URL, a server or credentials that will not do, with the remedy; [`Error::Unavailable`] when
+    /// nobody answers.
+    pub(crate) async fn connect(url: &str, options: LinkOptions) -> Result<Arc<Self>> {
+        let connector = Arc::new(Connector {
+            address: Address::parse(url)?,
+            prefix: options.prefix.clone(),
+            connect_timeout: options.connect_timeout,
+            response_timeout: options.response_timeout,
+            patience: options.patience,
+        });
+        let (runtime, thread) = spawn_runtime(connector.shown())?;
+        let link = Arc::new(Self {
+            keys: Keys::new(&options.prefix, &options.result_prefix),
+            doorbell: Doorbell::new(connector.clone(), runtime.clone()),
+            connector,
+            options,
+            runtime,
+            line: tokio::sync::Mutex::default(),
+            thread: Mutex::new(Some(thread)),
+        });
+        let (mut connection, _) = link.connection(link.options.connect_timeout).await?;
+        link.connector.check(&mut connection).await?;
+        Ok(link)
+    }
+
+    /// Names keys.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The number of the database, which Celery has in the names of channels.
+    pub(crate) fn db(&self) -> i64 {
+        self.connector.address.db
+    }
+
+    /// What may be shown of the URL.
+    pub(crate) fn shown(&self) -> &str {
+        self.connector.shown()
+    }
+
+    /// Where connections are driven: for loops that must not depend on the runtime of a caller.
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
+    }
+
+    /// Where those wait who are to be woken by a change of a key.
+    pub(crate) fn doorbell(&self) -> &Arc<Doorbell> {
+        &self.doorbell
+    }
+
+    /// Runs a script, loading it where the server does not know it.
+    ///
+    /// # Errors
+    /// After [`Error::Unavailable`] it may or may not have run.
+    pub(crate) async fn run<A: AsRef<[u8]>>(&self, script: &Script, args: &[A]) -> Result<Value> {
+        let mut command = redis::cmd("EVALSHA");
+        // One key, so that a cluster knows the node; the script names the others itself.
+        command.arg(script.hash()).arg(1).arg(self.keys.own("counter"));
+        for arg in args {
+            command.arg(arg.as_ref());
+        }
+        let what = script.name();
+        match self.send(what, Parcel::One(&command), script.is_repeatable()).await {
+            Err(Failed::Refused(error)) if is_no_script(&error) => {
+                let mut load = redis::cmd("SCRIPT");
+                load.arg("LOAD").arg(script.text());
+                self.send(what, Parcel::One(&load), true).await.map_err(|why| self.error(why, what))?;
+                let again = self.send(what, Parcel::One(&command), script.is_repeatable()).await;
+                Ok(again.map_err(|why| self.error(why, what))?.pop().unwrap_or_default())
+            }
+            sent => Ok(sent.map_err(|why| self.error(why, what))?.pop().unwrap_or_default()),
+        }
+    }
+
+    /// Sends a command that changes something.
+    ///
+    /// # Errors
+    /// After [`Error::Unavailable`] it may or may not have been carried out.
+    pub(crate) async fn command(&self, what: &str, command: &Cmd) -> Result<Value> {
+        let mut values = self.values(what, Parcel::One(command), false).await?;
+        Ok(values.pop().unwrap_or_default())
+    }
+
+    /// Sends a command that changes nothing, or nothing more when it is sent again: which it is when its answer was lost.
+    pub(crate) async fn read(&self, what: &str, command: &Cmd) -> Result<Value> {
+        let mut values = self.values(what, Parcel::One(command), true).await?;
+        Ok(values.pop().unwrap_or_default())
+    }
+
+    /// Sends several commands at once; one answer for each.
+    ///
+    /// # Errors
+    /// After [`Error::Unavailable`] any of them may have been carried out.
+    pub(crate) async fn pipeline(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
+        self.values(what, Parcel::Many(pipeline), false).await
+    }
+
+    /// The same for commands that change nothing, or nothing more when they are sent again.
+    pub(crate) async fn read_all(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
+        self.values(what, Parcel::Many(pipeline), true).await
+    }
+
+    /// Subscribes to channels, over a connection of its own, and keeps at it until the answer is dropped.
+    pub(crate) fn subscribe(&self, channels: Vec<Channel>) -> Subscription {
+        Subscription::start(self.connector.clone(), &self.runtime, channels)
+    }
+
+    /// An answer that has not the form it should have.
+    pub(crate) fn unexpected(&self, what: &str) -> Error {
+        fault::unexpected(what, self.shown())
+    }
+
+    async fn values(&self, what: &str, parcel: Parcel<'_>, read: bool) -> Result<Vec<Value>> {
+        self.send(what, parcel, read).await.map_err(|why| self.error(why, what))
+    }
+
+    fn error(&self, why: Failed, what: &str) -> Error {
+        match why {
+            Failed::Refused(error) => self.connector.error(&error, what),
+            Failed::Unreachable(error) => error,
+        }
+    }
+
+    async fn send(&self, what: &str, parcel: Parcel<'_>, read: bool) -> Result<Vec<Value>, Failed> {
+        let deadline = Instant::now() + self.options.patience + self.options.response_timeout;
+        loop {
+            let (mut connection, number) =
+                self.connection(self.options.patience).await.map_err(Failed::Unreachable)?;
+            let sent = match &parcel {
+                Parcel::One(command) => {
+                    connection.send_packed_command(command).await.map(|value| vec![value])
+                }
+                Parcel::Many(pipeline) if pipeline.is_transaction() => {
+                    // MULTI and each command are answered first, and all of it at the end.
+                    let answer = connection.send_packed_commands(pipeline, pipeline.len() + 1, 1).await;
+                    answer.map(|mut values| match values.pop() {
+                        Some(Value::Array(values)) => values,
+                        other => other.into_iter().collect(),
+                    })
+                }
+                Parcel::Many(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
+            };
+            let error = match sent.and_then(no_error_within) {
+                Ok(values) => return Ok(values),
+                Err(error) => error,
+            };
+            if fault::breaks(&error) {
+                self.take_down(number).await;
+                let harmless = fault::passes(&error) || (read && !error.is_timeout());
+                if harmless && Instant::now() < deadline {
+                    tracing::debug!(%error, what, "the call is sent again");
+                    if fault::passes(&error) {
+                        // The server answers, and refuses: give it a moment.
+                        tokio::time::sleep(pause(2)).await;
+                    }
+                    continue;
+                }
+            }
+            return Err(Failed::Refused(error));
+        }
+    }
+
+    /// The connection, made if need be, and its number.
+    async fn connection(&self, patience: Duration) -> Result<(MultiplexedConnection, u64)> {
+        let deadline = Instant::now() + patience;
+        let mut line = self.line.lock().await;
+        loop {
+            if let Some(up) = &line.up {
+                return Ok((up.clone(), line.number));
+            }
+            if let Some(until) = line.rests_until {
+                tokio::time::sleep_until(until.min(deadline)).await;
+            }
+            let connector = self.connector.clone();
+            // On the runtime that drives connections, whoever calls.
+            let opening = self.runtime.spawn(async move { connector.multiplexed().await });
+            let opened = opening.await.map_err(|error| Error::unavailable("connect", error))?;
+            match opened {
+                Ok(up) => {
+                    if line.failures > 0 {
+                        tracing::info!(to = self.shown(), "connected again");
+                    }
+                    line.number += 1;
+                    (line.failures, line.rests_until) = (0, None);
+                    line.up = Some(up);
+                }
+                Err(error) => {
+                    line.failures = line.failures.saturating_add(1);
+                    line.rests_until = Some(Instant::now() + pause(line.failures));
+                    if line.failures == 1 {
+                        tracing::warn!(to = self.shown(), %error, "cannot connect");
+                    }
+                    if !error.is_transient() || Instant::now() >= deadline {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take_down(&self, number: u64) {
+        let mut line = self.line.lock().await;
+        if line.number == number {
+            line.up = None;
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((stop, _)) = thread {
+            // Connections end with the runtime that drives them. Nothing waits for that: this may be that very thread.
+            let _ = stop.send(());
+        }
+    }
+}
+
+/// Why a parcel has no answer.
+enum Failed {
+    Refused(RedisError),
+    Unreachable(Error),
+}
+
+/// A pause before attempt number `failures` + 1.
+pub(super) fn pause(failures: u32) -> Duration {
+    let longest = (PAUSES.0 * 2_u32.saturating_pow(failures.min(10))).min(PAUSES.1);
+    // Half of it is chance, so that those who lost one server do not come back in step.
+    longest.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// An answer that is an error, be it among others.
+fn no_error_within(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
+    let mut good = Vec::with_capacity(values.len());
+    for value in values {
+        good.push(value.extract_error()?);
+    }
+    Ok(good)
+}
+
+fn is_no_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+type Thread = (oneshot::Sender<()>, JoinHandle<()>);
+
+fn spawn_runtime(shown: &str) -> Result<(tokio::runtime::Handle, Thread)> {
+    let failed =
+        |error: std::io::Error| Error::unavailable(format!("connect ({shown}): start a thread"), error);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let handle = runtime.handle().clone();
+    let (stop, stopped) = oneshot::channel();
+    let drive = move || {
+        // Whether it is told to stop or its owner is gone, it stops.
+        let _ = runtime.block_on(stopped);
+        runtime.shutdown_background();
+    };
+    let thread =
+        std::thread::Builder::new().name("celeriac-redis".to_owned()).spawn(drive).map_err(failed)?;
+    Ok((handle, (stop, thread)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        for failures in 0..100 {
+            let pause = pause(failures);
+            assert!(pause >= PAUSES.0 / 2 && pause <= PAUSES.1, "{failures}: {pause:?}");
+        }
+        assert!(pause(100) >= PAUSES.1 / 2);
+    }
+}

@@ -1,0 +1,390 @@
+-- Carries out transactions, each wholly or not at all, one after the other.
+--
+-- ARGV[4]  {TTL of results in milliseconds, 0 for none; records kept in a log; batches kept in the feed}
+-- ARGV[5]  how many transactions
+-- ARGV[6…] transactions, {fence, fire, results, publish, chords, parts, steps, log}, each part nil where there is none:
+--   fence    {reservation, k keep | b begin | a ack | r requeue | x bury, due, counted, reason}
+--   fire     group
+--   results  {id, state, which argument is the meta, when it was done, name, the error of a RETRY}
+--   publish  {id, name, queue, priority, due, unique, tags, which argument is the envelope, head}
+--   chords   {group, size, body}
+--   parts    {group, id, index, part as Celery writes it}
+--   steps    {id, name, value}
+--   log      {id, event, which argument is the data}
+-- where an id that is false stands for that of the reservation.
+-- ARGV[…]  texts
+-- Returns for each 1 or {1, chords completed, ids not sent} when it was written, 0 when the reservation is lost, 2 when
+-- the chord cannot be fired.
+
+local settings = cmsgpack.unpack(ARGV[4])
+local ttl, log_bound, feed_bound = settings[1], settings[2], settings[3]
+local DAY = 86400000
+local CLAIMED_DONE = 300
+
+local now_text = ARGV[3]
+local transactions, tags, ids = {}, {}, {}
+for at = 6, 5 + tonumber(ARGV[5]) do
+  local transaction = cmsgpack.unpack(ARGV[at])
+  transactions[#transactions + 1] = transaction
+  if transaction[1] then tags[#tags + 1] = transaction[1][1] end
+end
+-- By reservation: whether it is held, and what it names.
+local held, marked, named = {}, {}, {}
+for from = 1, #tags, 1000 do
+  local last = math.min(from + 999, #tags)
+  local scores = call('ZMSCORE', LEASES, unpack(tags, from, last))
+  for at = from, last do
+    local tag = tags[at]
+    held[tag] = scores[at - from + 1]
+    local delivery_tag, id, n = taken_apart(tag)
+    named[tag] = {delivery_tag, id, n}
+    ids[at] = id or ''
+  end
+  local marks = call('HMGET', MARKS, unpack(ids, from, last))
+  for at = from, last do marked[ids[at]] = marks[at - from + 1] end
+end
+
+-- Ids settled, and the delivery tags they were held under.
+local settled = {}
+
+local function settle_looking(fence, tag, delivery_tag, id)
+  local what, due = fence[2], fence[3]
+  local record = look(id)
+  local _, since = holder(record)
+  if what == 'a' then
+    change(id, record, {'f', 's', 'z', record.z or now_text, 'w', since and record.w, 'i', false, 'g', false})
+    release_marked(tag, delivery_tag, id, record)
+  elseif what == 'b' then
+    change(id, record, {'g', '1'})
+    mark(id)
+    marked[id] = '1'
+  elseif what == 'r' then
+    -- What is put off without being counted was not run.
+    if fence[4] or not due then note_run(id, record, 'handed_back', now_text) end
+    local count = deliveries_of(record) - (fence[4] and 0 or 1)
+    local envelope = held_envelope(id, delivery_tag)
+    release_marked(tag, delivery_tag, id, record)
+    change(id, record, {'c', count > 0 and tostring(count), 'w', false})
+    if envelope then
+      wait(id, record, envelope, due)
+    else
+      change(id, record, {'f', false, 'i', false, 'g', false})
+    end
+  elseif what == 'x' then
+    local n = number()
+    call('ZADD', DEAD, n, id)
+    change(id, record, {'f', 'x', 'd', n, 'm', fence[5], 'y', now_text, 'w', since and record.w, 'i', false, 'g', false})
+    release_marked(tag, delivery_tag, id, record)
+  end
+end
+
+local function settle(fence, names)
+  local tag, delivery_tag, id = fence[1], names[1], names[2]
+  local what = fence[2]
+  if what == 'a' then
+    settled[#settled + 1] = id
+    settled[#settled + 1] = delivery_tag
+    if not marked[id] then
+      call('HSET', task_key(id), 'f', 's', 'z', now_text)
+      records[id] = nil
+      return release(tag, delivery_tag)
+    end
+  end
+  if what ~= 'k' then settle_looking(fence, tag, delivery_tag, id) end
+end
+
+-- Stores a result, unless the one that is there stays; returns the state that was there. `settled_here` is a task that
+-- this transaction has settled, of which no more needs to be known.
+local function store(id, result, settled_here)
+  local state, meta = result[2], ARGV[result[3]]
+  local key = meta_keys[id] or meta_key(id)
+  local old = states[id]
+  if not old then
+    local new
+    if ttl > 0 then
+      new = call('SET', key, meta, 'PX', ttl, 'NX')
+    else
+      new = call('SET', key, meta, 'NX')
+    end
+    old = new and '' or state_of(id)
+    if new then states[id] = state end
+  end
+  if states[id] ~= state or old ~= '' then
+    -- As celery/backends/base.py has it for SUCCESS; here every final state stays.
+    if finals[old] and old ~= state then return old end
+    if ttl > 0 then call('SET', key, meta, 'PX', ttl) else call('SET', key, meta) end
+    states[id] = state
+  end
+  call('PUBLISH', key, meta)
+  if id == settled_here then return old end
+  local record = look(id)
+  if not is_known(record) then change(id, record, {'n', introduce(id, record)}) end
+  if finals[state] and not record.z then
+    change(id, record, {'z', result[4]})
+    if record.f == 'r' then mark(id) end
+  end
+  if result[5] and not record.k then change(id, record, {'k', result[5]}) end
+  return old
+end
+
+-- Whether a message that is not due goes to its line all the same. Where Python's workers are and none of ours consumes
+-- the queue, nobody would put it there when its time has come; theirs take it at once and wait.
+local CONSUMED = 120
+local waits = {}
+local function python_waits(queue)
+  if waits[queue] == nil then
+    local consumed = call('ZSCORE', OWN .. 'consumers', queue)
+    waits[queue] = not (consumed and tonumber(consumed) > now / 1e6 - CONSUMED)
+      and call('EXISTS', P .. '_kombu.binding.celery.pidbox') == 1
+  end
+  return waits[queue]
+end
+
+local function publish(message, fenced, why)
+  local id, unique, due = message[1], message[6], message[5]
+  local record = look(id)
+  local retried = id == fenced
+  local live = is_live(record)
+  -- One that waits and has finished was taken and run by a Python worker.
+  if live and not record.f and is_finished(id) then live = false end
+  if live then return false end
+  if unique and not retried and (is_known(record) or state_of(id) ~= '') then return false end
+  if retried then
+    local _, since, worker = holder(record)
+    if since then note_attempt(id, 'retried', worker, since, now_text, why) end
+  end
+  local accepted = record.a or record.u
+  local place, n
+  if has_message(record) then
+    place = number()
+    kept[id] = false
+  else
+    n = introduce(id, record)
+  end
+  reopen(id, record)
+  change(id, record, {'n', n or record.n, 'o', place, 'k', message[2], 'q', message[3],
+    'p', message[4] > 0 and tostring(message[4]), 'u', now_text, 'a', accepted, 'j', message[7], 'h', message[9],
+    'c', false, 'b', false, 'v', retried and record.v, 'd', false, 'm', false, 'y', false})
+  if due and python_waits(message[3]) then
+    wait(id, record, ARGV[message[8]], nil, true)
+    change(id, record, {'e', due})
+  else
+    wait(id, record, ARGV[message[8]], due, true)
+  end
+  return true
+end
+
+local function chord_key(group) return R .. 'celery-taskset-meta-' .. group end
+
+local function expire(key)
+  if ttl > 0 then call('PEXPIRE', key, ttl) end
+end
+
+local function open(chord)
+  local group = chord[1]
+  local key, own = chord_key(group), OWN .. 'c:' .. group
+  if call('EXISTS', key .. '.s', own) > 0 then return end
+  call('DEL', key .. '.c', key .. '.j', key .. '.t', key .. '.d')
+  call('SET', key .. '.s', chord[2])
+  call('HSET', own, 'body', chord[3])
+  expire(key .. '.s')
+  expire(own)
+  call('ZADD', GROUPS, ARGV[3], 'c' .. group)
+end
+
+-- As celery/backends/redis.py, on_chord_part_return of 5.7: a part is counted once, whoever completes the chord claims it.
+local function count(part)
+  local group, id, index = part[1], part[2], part[3] or '+inf'
+  local key = chord_key(group)
+  -- Claimed or done: complete.
+  if call('EXISTS', key .. '.c') == 1 then return false end
+  local list = false
+  if call('SADD', key .. '.d', id .. ':' .. index) == 1 then
+    local added = redis.pcall('ZADD', key .. '.j', index, part[4])
+    if type(added) == 'table' and added.err then
+      -- An application with result_chord_ordered = False.
+      call('RPUSH', key .. '.j', part[4])
+      list = true
+    end
+  end
+  local ready = redis.pcall('ZCARD', key .. '.j')
+  if type(ready) == 'table' then ready = call('LLEN', key .. '.j') end
+  for _, suffix in ipairs({'.j', '.t', '.s', '.d'}) do expire(key .. suffix) end
+  local size = call('GET', key .. '.s')
+  if not size or ready ~= tonumber(size) + tonumber(call('GET', key .. '.t') or '0') then return false end
+  if ttl > 0 then
+    call('SET', key .. '.c', 'celeriac', 'PX', ttl)
+  else
+    call('SET', key .. '.c', 'celeriac')
+  end
+  call('ZADD', READY, number(), group)
+  call('HSET', OWN .. 'c:' .. group, 'last', id)
+  expire(OWN .. 'c:' .. group)
+  call('ZADD', GROUPS, 'NX', ARGV[3], 'c' .. group)
+  return true
+end
+
+local function fire(group)
+  local key = chord_key(group)
+  call('DEL', key .. '.j', key .. '.t', key .. '.s', key .. '.d', OWN .. 'c:' .. group)
+  call('SET', key .. '.c', 'done', 'EX', CLAIMED_DONE)
+  call('ZREM', READY, group)
+  call('ZREM', GROUPS, 'c' .. group)
+end
+
+local logs, log_order, log_all = {}, {}, {}
+local small = {'1', '2', '3', '4', '5', '6', '7', '8', '9'}
+
+-- `n` is the task's number, where nothing else need be known of it.
+local function append(id, line, n)
+  local event = line[2]
+  local entries = logs[id]
+  if not entries then
+    entries = {n = n}
+    logs[id] = entries
+    log_order[#log_order + 1] = id
+  end
+  local length = #event
+  entries[#entries + 1] = now_text .. ' ' .. (small[length] or length) .. ' ' .. event .. ARGV[line[3]]
+  if event == 'progress' then entries.progress = #entries end
+  log_all[#log_all + 1] = id
+  log_all[#log_all + 1] = #entries
+end
+
+local function flush_logs()
+  for _, id in ipairs(log_order) do
+    local entries, key = logs[id], OWN .. 'l:' .. id
+    local count = #entries
+    local length
+    if count <= 1000 then
+      length = call('RPUSH', key, unpack(entries))
+    else
+      send('RPUSH', key, entries)
+      length = call('LLEN', key)
+    end
+    local trimmed = 0
+    if not entries.n or entries.progress or length > log_bound then
+      local record = look(id)
+      entries.n = record.n
+      trimmed = tonumber(record.l or '0')
+      if entries.progress then
+        change(id, record, {'r', tostring(trimmed + length - count + entries.progress)})
+      end
+      if length > log_bound then
+        call('LTRIM', key, -log_bound, -1)
+        change(id, record, {'l', tostring(trimmed + length - log_bound)})
+        if record.f == 'r' then mark(id) end
+      end
+    end
+    entries.before = trimmed + length - count
+  end
+  local batch = {}
+  for at = 1, #log_all, 2 do
+    local entries = logs[log_all[at]]
+    local position = entries.before + log_all[at + 1]
+    batch[#batch + 1] = entries.n
+    batch[#batch + 1] = small[position] or position
+    if #batch == 1000 or at + 1 == #log_all then
+      call('XADD', FEED, 'MAXLEN', '~', feed_bound, number() .. '-0', unpack(batch))
+      batch = {}
+    end
+  end
+end
+
+-- An envelope that is not in `unacked` any more was restored by somebody else meanwhile: whoever meets it on a list knows
+-- it by its delivery tag.
+local function note_restored()
+  for from = 1, #settled, 2000 do
+    local ids, delivery_tags = {}, {}
+    for at = from, math.min(from + 1999, #settled), 2 do
+      ids[#ids + 1] = settled[at]
+      delivery_tags[#delivery_tags + 1] = settled[at + 1]
+    end
+    local held = call('ZMSCORE', UNACKED_INDEX, unpack(delivery_tags))
+    for at, id in ipairs(ids) do
+      if not held[at] then change(id, look(id), {'=', delivery_tags[at]}) end
+    end
+  end
+end
+
+local function commit(transaction)
+  local fence, group, results, log = transaction[1], transaction[2], transaction[3], transaction[8]
+  local tag = fence and fence[1]
+  if fence and (not held[tag] or gone[tag]) then return 0 end
+  if group and not call('ZSCORE', READY, group) then return 2 end
+  local names = fence and named[tag]
+  local fenced = fence and names[2]
+  -- Which tasks were finished before: of those with a result, storing that tells.
+  local ended = {}
+  if log then
+    local stored = {}
+    for at = 1, results and #results or 0 do stored[results[at][1] or fenced] = true end
+    for at = 1, #log do
+      local id = log[at][1] or fenced
+      if not stored[id] then ended[id] = is_finished(id) end
+    end
+  end
+  if group then fire(group) end
+  local settled_here
+  if fence then
+    if fence[2] == 'a' and not marked[fenced] then settled_here = fenced end
+    settle(fence, names)
+  end
+  local why
+  if results then
+    for at = 1, #results do
+      local result = results[at]
+      local id = result[1] or fenced
+      if id == fenced then why = result[6] end
+      local old = store(id, result, settled_here)
+      if ended[id] == nil then ended[id] = finals[old] or false end
+    end
+  end
+  local ready, duplicates = {}, {}
+  if transaction[4] then
+    settled_here = nil
+    for _, message in ipairs(transaction[4]) do
+      if not publish(message, fenced, why) then duplicates[#duplicates + 1] = message[1] end
+    end
+  end
+  if transaction[5] then
+    for _, chord in ipairs(transaction[5]) do open(chord) end
+  end
+  if transaction[6] then
+    for _, part in ipairs(transaction[6]) do
+      if count(part) then ready[#ready + 1] = part[1] end
+    end
+  end
+  if transaction[7] then
+    for _, step in ipairs(transaction[7]) do
+      local key = OWN .. 's:' .. step[1]
+      call('HSETNX', key, step[2], step[3])
+      if not is_known(look(step[1])) then call('PEXPIRE', key, ttl > 0 and ttl or DAY) end
+    end
+  end
+  if log then
+    for at = 1, #log do
+      local id = log[at][1] or fenced
+      -- Readers were told that nothing follows the end, unless this very transaction sent the task again.
+      if not (ended[id] and is_finished(id)) then
+        if id == settled_here then
+          append(id, log[at], names[3])
+        elseif is_known(look(id)) then
+          append(id, log[at])
+        end
+      end
+    end
+  end
+  if fenced and marked[fenced] then
+    local record = look(fenced)
+    if record.x and record.f == 's' then let_next_follow(fenced, record) end
+  end
+  return ready[1] == nil and duplicates[1] == nil and 1 or {1, ready, duplicates}
+end
+
+local outcomes = {}
+for at = 1, #transactions do outcomes[at] = commit(transactions[at]) end
+flush_logs()
+note_restored()
+finish()
+return outcomes

@@ -1,0 +1,31 @@
+-- Reads the records of all logs in the order of their writing.
+--
+-- ARGV[4] {after this number, how many}
+-- Returns {number, id, name, position, entry of the log} for each that is still kept.
+
+local order = cmsgpack.unpack(ARGV[4])
+local after, limit = order[1], order[2]
+local found = {}
+local from = string.format('%.0f', math.floor(after / 1000))
+while #found < limit do
+  local entries = call('XRANGE', FEED, from .. '-0', '+', 'COUNT', 100)
+  for _, entry in ipairs(entries) do
+    local batch = tonumber(match(entry[1], '^%d+'))
+    for at = 1, #entry[2], 2 do
+      local number = batch * 1000 + (at - 1) / 2
+      if number > after and #found < limit then
+        local n, position = entry[2][at], entry[2][at + 1]
+        local task = call('XRANGE', TASKS, n .. '-0', n .. '-0')[1]
+        local id = task and task[2][2]
+        local record = id and look(id)
+        if record and record.n == n then
+          local line = call('LINDEX', OWN .. 'l:' .. id, tonumber(position) - tonumber(record.l or '0') - 1)
+          if line then found[#found + 1] = {number, id, record.k or '', tonumber(position), line} end
+        end
+      end
+    end
+    from = string.format('%.0f', batch + 1)
+  end
+  if #entries < 100 then break end
+end
+return found

@@ -1,0 +1,72 @@
+//! Lua scripts: each is the prelude, which has the rules by which messages move, and a body of its own.
+
+use std::sync::LazyLock;
+
+/// A script, by name for errors.
+#[derive(Debug)]
+pub(crate) struct Script {
+    name: &'static str,
+    script: redis::Script,
+    text: String,
+    repeatable: bool,
+}
+
+impl Script {
+    /// A script of the prelude and `body`.
+    pub(super) fn new(name: &'static str, body: &str) -> Self {
+        Self::plain(name, &[PRELUDE, body].concat())
+    }
+
+    /// A script of `text` alone.
+    pub(crate) fn plain(name: &'static str, text: &str) -> Self {
+        Self { name, script: redis::Script::new(text), text: text.to_owned(), repeatable: false }
+    }
+
+    /// Says that nothing is lost when it runs once more because its answer was lost.
+    fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
+    }
+
+    /// Whether it may run once more when its answer was lost.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.repeatable
+    }
+
+    /// What it is called in errors.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) fn hash(&self) -> &str {
+        self.script.get_hash()
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+const PRELUDE: &str = include_str!("lua/prelude.lua");
+
+macro_rules! scripts {
+    ($($name:ident: $what:literal = $file:literal $(, $how:ident)?;)*) => {
+        $(pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new($what, include_str!($file))$(.$how())?);)*
+    };
+}
+
+scripts! {
+    COMMIT: "commit" = "lua/commit.lua";
+    // What was reserved and never answered is delivered again when its lease has passed, whoever asks again.
+    RESERVE: "reserve" = "lua/reserve.lua", repeatable;
+    EXTEND: "extend" = "lua/extend.lua", repeatable;
+    RESTORE: "restore" = "lua/restore.lua", repeatable;
+    REVOKE: "revoke" = "lua/revoke.lua";
+    PURGE: "purge" = "lua/purge.lua";
+    DEAD: "dead letters" = "lua/dead.lua";
+    OBSERVE: "note what others tell" = "lua/observe.lua";
+    QUEUES: "queues" = "lua/queues.lua", repeatable;
+    LOOK: "look at tasks" = "lua/look.lua", repeatable;
+    SWEEP: "sweep" = "lua/sweep.lua", repeatable;
+    FEED: "feed" = "lua/feed.lua", repeatable;
+}

@@ -1,0 +1,758 @@
+//! What only Redis has: a server that forgets scripts, drops connections and starts again, and Python's clients beside us.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use celeriac::backend::{Backend, ChordPart, NewChord, Record, Recorded};
+use celeriac::broker::{Broker, Delivery, Reserve, Revocation, Revoke, Routed};
+use celeriac::clock::{Clock, SystemClock};
+use celeriac::id::{GroupId, QueueName, WorkerName};
+use celeriac::protocol::{Json, Message, RawMessage, ResultMeta};
+use celeriac::redis::{RedisOptions, RedisStore};
+use celeriac::state::Phase;
+use celeriac::store::{Error, Then, Transact, Transaction};
+use celeriac::testing::ManualClock;
+use celeriac::{State, TaskId};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::redis_server::RedisServer;
+use crate::support::PATIENCE;
+
+const LEASE: Duration = Duration::from_secs(20);
+
+async fn open(server: &RedisServer) -> (Arc<RedisStore>, ManualClock) {
+    let clock = ManualClock::new();
+    let store = RedisStore::connect(&server.url(), RedisOptions::default(), clock.shared()).await.unwrap();
+    (store, clock)
+}
+
+fn message(id: &str) -> Routed {
+    Routed {
+        task_id: TaskId::from(id),
+        task: "t".into(),
+        queue: QueueName::from("q"),
+        priority: 0,
+        due: None,
+        unique: false,
+        tags: Vec::new(),
+        message: RawMessage::from_envelope(envelope(id, &format!("tag-of-{id}")).as_bytes()).unwrap(),
+    }
+}
+
+/// An element of a list as Celery writes it; see the captured messages.
+fn envelope(id: &str, delivery_tag: &str) -> String {
+    format!(
+        r#"{{"body": "W1syLCAzXSwge30sIHt9XQ==", "content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "t", "id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, "timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "(2, 3)", "kwargsrepr": "{{}}", "origin": "gen1@host", "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {{}}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, "delivery_info": {{"exchange": "", "routing_key": "q"}}, "priority": 0, "body_encoding": "base64", "delivery_tag": "{delivery_tag}"}}}}"#
+    )
+}
+
+fn request(wait: Duration) -> Reserve {
+    Reserve {
+        worker: WorkerName::from("w@host/1"),
+        queues: vec![QueueName::from("q")],
+        limit: 100,
+        lease: LEASE,
+        wait,
+        stop: CancellationToken::new(),
+    }
+}
+
+async fn reserve(store: &RedisStore) -> Vec<Delivery> {
+    store.reserve(&request(Duration::ZERO)).await.unwrap()
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<&str> {
+    deliveries.iter().map(|delivery| delivery.task_id.as_str()).collect()
+}
+
+async fn phase(store: &RedisStore, id: &str) -> Option<Phase> {
+    let places = store.locate(&[TaskId::from(id)]).await.unwrap();
+    places.into_iter().next().flatten().map(|place| place.phase)
+}
+
+fn finished(delivery: &Delivery) -> Transaction {
+    let meta = ResultMeta::new(delivery.task_id.clone(), State::Success, Json::null());
+    let record = Record { results: vec![meta], ..Record::default() };
+    Transaction { record, ..Transaction::fenced(delivery.tag.clone(), Then::Ack) }
+}
+
+async fn finish(store: &RedisStore, delivery: &Delivery) {
+    let outcomes = store.commit(vec![finished(delivery)]).await.unwrap();
+    assert!(outcomes[0].is_committed(), "{outcomes:?}");
+}
+
+/// A server that has forgotten its scripts is told them again, whoever comes first.
+#[tokio::test]
+async fn forgotten_scripts_are_told_again() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    for round in 0..3 {
+        let id = format!("task-{round}");
+        store.publish(vec![message(&id)]).await.unwrap();
+        assert_eq!(server.command(&["SCRIPT", "FLUSH"]), "+OK\r\n");
+        let wanted = [TaskId::from(id.as_str())];
+        let many = (0..8).map(|_| store.locate(&wanted));
+        for places in futures_util::future::join_all(many).await {
+            assert_eq!(places.unwrap().len(), 1);
+        }
+        assert_eq!(server.command(&["SCRIPT", "FLUSH"]), "+OK\r\n");
+        let deliveries = reserve(&store).await;
+        assert_eq!(ids(&deliveries), [id.as_str()]);
+        assert_eq!(server.command(&["SCRIPT", "FLUSH"]), "+OK\r\n");
+        finish(&store, &deliveries[0]).await;
+    }
+}
+
+/// Calls go on after their connection was cut, and who waits is woken over another one.
+#[tokio::test]
+async fn a_cut_connection_is_made_anew() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.reserve(&request(PATIENCE)).await }
+    });
+    for round in 0..5 {
+        // Once it is seen to wait, and once it may be anywhere.
+        if round == 0 {
+            until(|| server.command(&["CLIENT", "LIST"]).matches("name=").count() >= 3).await;
+        }
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert_eq!(store.locate(&[TaskId::from("a")]).await.unwrap(), [None], "a read is repeated");
+    }
+    // A write is not repeated by itself: it may have happened.
+    let mut published = store.publish(vec![message("a")]).await;
+    if published.is_err() {
+        published = store.publish(vec![message("a")]).await;
+    }
+    published.unwrap();
+    let deliveries = waiting.await.unwrap().unwrap();
+    assert_eq!(ids(&deliveries), ["a"]);
+    finish(&store, &deliveries[0]).await;
+}
+
+/// Waits for what another client can see.
+async fn until(happened: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "what is awaited did not happen");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A server that comes back has everything, and who waited meanwhile goes on by himself.
+#[tokio::test]
+async fn a_server_that_comes_back_is_used_again() {
+    let mut server = RedisServer::start_durable().await;
+    let (store, clock) = open(&server).await;
+    store.publish(vec![message("held"), message("waits")]).await.unwrap();
+    let held = store.reserve(&Reserve { limit: 1, ..request(Duration::ZERO) }).await.unwrap().remove(0);
+    server.kill();
+    let error = store.locate(&[TaskId::from("held")]).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    server.restart().await;
+    assert_eq!(phase(&store, "held").await, Some(Phase::Reserved));
+    assert_eq!(ids(&reserve(&store).await), ["waits"]);
+    finish(&store, &held).await;
+    clock.advance(LEASE * 2);
+    assert_eq!(store.restore().await.unwrap(), 1, "of what nobody finished");
+    assert_eq!(ids(&reserve(&store).await), ["waits"]);
+}
+
+/// What a Python producer pushes wakes who waits, and is reserved, known and settled as ours is.
+#[tokio::test]
+async fn python_messages_are_like_ours() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.reserve(&request(PATIENCE)).await }
+    });
+    assert_eq!(server.number(&["LPUSH", "q", &envelope("a", "x")]), 1);
+    let deliveries = waiting.await.unwrap().unwrap();
+    assert_eq!(ids(&deliveries), ["a"]);
+    let sent = RawMessage::from_envelope(envelope("a", "x").as_bytes()).unwrap();
+    assert_eq!((&deliveries[0].message, deliveries[0].deliveries), (&sent, 1));
+    let place = store.locate(&[TaskId::from("a")]).await.unwrap().remove(0).unwrap();
+    assert_eq!((place.phase, &*place.task, place.queue.as_str()), (Phase::Reserved, "t", "q"));
+    finish(&store, &deliveries[0]).await;
+    let meta = server.command(&["GET", "celery-task-meta-a"]);
+    assert!(
+        meta.contains(r#"{"status": "SUCCESS", "result": null"#) && meta.contains(r#""task_id": "a""#),
+        "{meta}"
+    );
+    assert!(server.number(&["TTL", "celery-task-meta-a"]) > 86_000);
+    assert_eq!(server.number(&["EXISTS", "unacked", "unacked_index", "celeriac:leases", "q"]), 0);
+}
+
+/// Who waits is woken by each push, and not by the slow look that is the net beneath: so many of those would take too long.
+#[tokio::test]
+async fn each_push_wakes() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let pushes = async {
+        for n in 0..20 {
+            let waiting = tokio::spawn({
+                let store = store.clone();
+                async move { store.reserve(&request(PATIENCE)).await }
+            });
+            // The server has been asked to tell of changes.
+            until(|| !server.command(&["INFO", "stats"]).contains("tracking_total_keys:0")).await;
+            server.number(&["LPUSH", "q", &envelope(&n.to_string(), &format!("tag-{n}"))]);
+            assert_eq!(ids(&waiting.await.unwrap().unwrap()), [n.to_string()]);
+        }
+    };
+    tokio::time::timeout(PATIENCE, pushes).await.expect("pushes wake");
+}
+
+/// Lists at Celery's priority steps are read, each message with its own priority.
+#[tokio::test]
+async fn python_priorities_are_kept() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    for (list, priority) in [("q\u{6}\u{16}9", 9), ("q\u{6}\u{16}3", 4), ("q", 0), ("q\u{6}\u{16}6", 6)] {
+        let element = envelope(&format!("p{priority}"), &format!("tag-{priority}"));
+        let element = element.replace(r#""priority": 0"#, &format!(r#""priority": {priority}"#));
+        server.number(&["LPUSH", list, &element]);
+    }
+    let deliveries = reserve(&store).await;
+    assert_eq!(ids(&deliveries), ["p0", "p4", "p6", "p9"]);
+    assert_eq!(deliveries.iter().map(|delivery| delivery.priority).collect::<Vec<_>>(), [0, 4, 6, 9]);
+}
+
+/// What kills or loops Python's workers is put aside or handed on, and hurts nobody: the next message runs.
+#[tokio::test]
+async fn malformed_elements_hurt_nobody() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let dead =
+        ["not JSON", "[1, 2]", "{}", r#"{"headers": {}, "properties": 7}"#, "\"text\"", "{\"body\": \"", "7"];
+    for element in dead {
+        server.number(&["LPUSH", "q", element]);
+    }
+    // These have an id: a worker finds out what is wrong with them, and says so under it.
+    let odd = [
+        r#"{"headers": {"id": "no-task"}, "properties": {}, "body": "W10="}"#,
+        r#"{"headers": {"id": "bad-base64", "task": "t"}, "properties": {"body_encoding": "base64"}, "body": "%%"}"#,
+        r#"{"headers": null, "properties": {"correlation_id": "protocol-1", "priority": "x", "delivery_tag": 5}, "body": "e30="}"#,
+        r#"{"headers": {"id": "nested", "task": "t", "stamps": {"id": "other"}}, "body": 7}"#,
+    ];
+    for element in odd {
+        server.number(&["LPUSH", "q", element]);
+    }
+    server.number(&["LPUSH", "q", &envelope("good", "tag")]);
+    let deliveries = reserve(&store).await;
+    assert_eq!(ids(&deliveries), ["no-task", "bad-base64", "protocol-1", "nested", "good"]);
+    assert!(Message::decode(&deliveries[1].message).is_err());
+    for delivery in &deliveries[..4] {
+        assert!(store.bury(&delivery.tag, "cannot be decoded").await.unwrap());
+    }
+    finish(&store, &deliveries[4]).await;
+    let letters = store.dead(0, 100).await.unwrap();
+    assert_eq!(letters.len(), dead.len() + odd.len());
+    for (letter, element) in letters.iter().zip(dead) {
+        let kept = [letter.message.head.as_bytes(), &letter.message.body].concat();
+        assert!(kept == element.as_bytes() || element == "{}", "{letter:?} is {element}");
+        assert!(letter.reason.contains("envelope"), "{}", letter.reason);
+    }
+    // Sent back, it is put aside again; dropped, it is gone.
+    let first = [letters[0].task_id.clone()];
+    assert_eq!(store.revive(&first).await.unwrap(), first);
+    assert!(reserve(&store).await.is_empty());
+    let all: Vec<TaskId> =
+        store.dead(0, 100).await.unwrap().into_iter().map(|letter| letter.task_id).collect();
+    assert_eq!(all.len(), dead.len() + odd.len());
+    assert_eq!(store.drop_dead(&all).await.unwrap().len(), all.len());
+    assert!(store.dead(0, 100).await.unwrap().is_empty());
+}
+
+/// Does what kombu's `_do_restore_message` does with one tag.
+fn restore_as_python(server: &RedisServer, delivery_tag: &str, element: &str) {
+    assert_eq!(server.number(&["ZREM", "unacked_index", delivery_tag]), 1);
+    assert_eq!(server.number(&["HDEL", "unacked", delivery_tag]), 1);
+    server.number(&["RPUSH", "q", element]);
+}
+
+fn redelivered(id: &str, delivery_tag: &str) -> String {
+    envelope(id, delivery_tag)
+        .replace(r#""stamps": {}}"#, r#""stamps": {}, "redelivered": true}"#)
+        .replace(r#""routing_key": "q"}"#, r#""routing_key": "q", "redelivered": true}"#)
+}
+
+/// Whatever we hold lies where Python's workers look for it, in their form.
+#[tokio::test]
+async fn what_is_held_can_be_restored_by_python() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    store.publish(vec![message("a")]).await.unwrap();
+    let element = server.command(&["LINDEX", "q", "0"]);
+    let element = element.split("\r\n").nth(1).unwrap().to_owned();
+    let held = reserve(&store).await;
+    let entry = server.command(&["HGET", "unacked", "tag-of-a"]);
+    assert_eq!(entry.split("\r\n").nth(1).unwrap(), format!(r#"[{element}, "", "q"]"#));
+    let score = || -> f64 {
+        let score = server.command(&["ZSCORE", "unacked_index", "tag-of-a"]);
+        score.split("\r\n").nth(1).unwrap().parse().unwrap()
+    };
+    let seconds = |clock: &ManualClock| clock.now().as_second() as f64;
+    assert_eq!(score(), seconds(&clock));
+    clock.advance(Duration::from_secs(7));
+    assert!(store.extend(&[held[0].tag.clone()], LEASE).await.unwrap().is_empty());
+    assert_eq!(score(), seconds(&clock), "who holds it lives, in Celery's terms too");
+
+    // Every process of ours is gone, and a Python worker is the first to notice.
+    clock.advance(LEASE * 2);
+    restore_as_python(&server, "tag-of-a", &redelivered("a", "tag-of-a"));
+    let again = reserve(&store).await;
+    assert_eq!((ids(&again), again[0].deliveries), (vec!["a"], 2));
+    assert_ne!(again[0].tag, held[0].tag);
+    assert!(
+        !store.commit(vec![finished(&held[0])]).await.unwrap()[0].is_committed(),
+        "the zombie cannot finish"
+    );
+    finish(&store, &again[0]).await;
+    assert_eq!(store.restore().await.unwrap(), 0);
+    assert_eq!(server.number(&["EXISTS", "unacked", "unacked_index", "celeriac:leases", "q"]), 0);
+}
+
+/// A restorer of Python's with less patience than a lease does not make a running task run twice.
+#[tokio::test]
+async fn what_runs_is_not_run_twice() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("a"), message("b")]).await.unwrap();
+    let held = reserve(&store).await;
+    for id in ["a", "b"] {
+        let tag = format!("tag-of-{id}");
+        restore_as_python(&server, &tag, &redelivered(id, &tag));
+    }
+    // Finished before anybody meets the copy, and met while it runs.
+    finish(&store, &held[0]).await;
+    assert!(reserve(&store).await.is_empty(), "neither is to be run");
+    assert_eq!(server.number(&["HLEN", "unacked"]), 1, "the one that runs is protected again");
+    finish(&store, &held[1]).await;
+    assert!(reserve(&store).await.is_empty());
+    assert_eq!(server.number(&["EXISTS", "unacked", "unacked_index", "celeriac:leases", "q"]), 0);
+}
+
+/// A message of an id that is held, as of a Python task that sends its own retry, waits until that is settled.
+#[tokio::test]
+async fn a_second_message_of_an_id_waits() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    store.publish(vec![message("a")]).await.unwrap();
+    let first = reserve(&store).await.remove(0);
+    for tag in ["retry-1", "retry-2"] {
+        server.number(&["LPUSH", "q", &envelope("a", tag)]);
+        assert!(reserve(&store).await.is_empty(), "{tag}");
+    }
+    // A hand-back and a loss are no end.
+    store.requeue(&[first.tag], None, false).await.unwrap();
+    let first = reserve(&store).await;
+    assert_eq!(ids(&first), ["a"]);
+    clock.advance(LEASE * 2);
+    assert_eq!(store.restore().await.unwrap(), 1);
+    let mut held = reserve(&store).await;
+    assert_eq!(ids(&held), ["a"]);
+    for next in ["retry-1", "retry-2"] {
+        assert!(reserve(&store).await.is_empty());
+        assert!(store.ack(&[held[0].tag.clone()]).await.unwrap().is_empty());
+        assert!(server.command(&["LINDEX", "q", "0"]).contains(next));
+        held = reserve(&store).await;
+        assert_eq!((ids(&held), held[0].deliveries), (vec!["a"], 1));
+    }
+    assert!(store.ack(&[held[0].tag.clone()]).await.unwrap().is_empty());
+    assert!(reserve(&store).await.is_empty());
+    assert_eq!(server.number(&["EXISTS", "celeriac:n:a", "celeriac:marks"]), 0);
+}
+
+/// Queues are bound as durable ones, so that Python's clients find them and its sweep lets them be.
+#[tokio::test]
+async fn queues_are_bound() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("a")]).await.unwrap();
+    for table in ["_kombu.binding.q", "_kombu.binding_permanent.q"] {
+        assert_eq!(server.number(&["SISMEMBER", table, "q\u{6}\u{16}\u{6}\u{16}q"]), 1, "{table}");
+    }
+}
+
+/// A task that a Python worker took and finished is done with, for publishing, revoking and sweeping.
+#[tokio::test]
+async fn what_python_finished_is_finished() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    store.publish(vec![message("a"), message("b"), message("c")]).await.unwrap();
+    // `a` and `b` are run by Python, `b` without a result; `c` still waits.
+    server.command(&["RPOP", "q"]);
+    server.command(&["RPOP", "q"]);
+    let meta = r#"{"status": "SUCCESS", "result": 5, "traceback": null, "children": [], "date_done": "2026-01-01T00:00:00+00:00", "task_id": "a"}"#;
+    server.command(&["SET", "celery-task-meta-a", meta]);
+    let request = Revoke {
+        ids: vec![TaskId::from("a"), TaskId::from("b")],
+        terminate: false,
+        worker: WorkerName::from("client"),
+        lease: LEASE,
+    };
+    let found = store.revoke(&request).await.unwrap();
+    assert!(matches!(found[..], [Revocation::Finished, Revocation::Held { .. }]), "{found:?}");
+    assert!(store.publish(vec![message("a")]).await.unwrap().is_empty(), "it is sent again");
+    assert_eq!(ids(&reserve(&store).await), ["c", "a"]);
+    assert_eq!(store.fetch(&[TaskId::from("a")]).await.unwrap(), [None]);
+    store.sweep(clock.now(), 100).await.unwrap();
+    assert_eq!(phase(&store, "b").await, Some(Phase::Settled), "its line has come past it");
+    clock.advance(LEASE);
+    assert_eq!(store.sweep(clock.now(), 100).await.unwrap(), 1);
+    assert_eq!(phase(&store, "b").await, None);
+}
+
+/// A stored SUCCESS is not overwritten, by whoever it was stored.
+#[tokio::test]
+async fn a_success_of_pythons_stays() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("a")]).await.unwrap();
+    let held = reserve(&store).await.remove(0);
+    let meta = r#"{"status": "SUCCESS", "result": 5, "traceback": null, "children": [], "date_done": null, "task_id": "a"}"#;
+    server.command(&["SET", "celery-task-meta-a", meta]);
+    let failed = ResultMeta::new("a", State::Failure, Json::null());
+    let record = Record { results: vec![failed], ..Record::default() };
+    let settle = Transaction { record, ..Transaction::fenced(held.tag, Then::Ack) };
+    assert!(store.commit(vec![settle]).await.unwrap()[0].is_committed());
+    let found = store.fetch(&[TaskId::from("a")]).await.unwrap().remove(0).unwrap();
+    assert_eq!((found.state, found.result.as_str()), (State::Success, "5"));
+}
+
+fn part(id: &str, index: u32) -> Record {
+    let part = ChordPart {
+        group_id: GroupId::from("g"),
+        task_id: TaskId::from(id),
+        index: Some(index),
+        state: State::Success,
+        result: Json::parse("1").unwrap(),
+    };
+    Record { parts: vec![part], ..Record::default() }
+}
+
+/// A chord may be opened by Celery, and its parts come from both sides.
+#[tokio::test]
+async fn chords_are_shared_with_python() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let key = "celery-taskset-meta-g";
+    // The first part may end before the size is known, as Celery's publisher says it before the last message only.
+    let early = store.record(vec![part("a", 0)]).await.unwrap();
+    assert_eq!(early, [Recorded::Written { ready: vec![] }]);
+    server.command(&["SET", &format!("{key}.s"), "3"]);
+    server.command(&["ZADD", &format!("{key}.j"), "1", r#"[1, "b", "SUCCESS", 2]"#]);
+    server.command(&["SADD", &format!("{key}.d"), "b:1"]);
+    let last = store.record(vec![part("c", 2)]).await.unwrap();
+    assert_eq!(last, [Recorded::Written { ready: vec![GroupId::from("g")] }]);
+    assert!(
+        server.command(&["GET", &format!("{key}.c")]).contains("celeriac"),
+        "no Python worker fires it too"
+    );
+    let again = store.record(vec![part("c", 2)]).await.unwrap();
+    assert_eq!(again, [Recorded::Written { ready: vec![] }]);
+    assert!(
+        server.command(&["ZRANGE", &format!("{key}.j"), "0", "-1"]).contains(r#"[1, "a", "SUCCESS", 1]"#)
+    );
+    let fire = Record { fire: Some(GroupId::from("g")), ..Record::default() };
+    assert_eq!(store.record(vec![fire]).await.unwrap(), [Recorded::Written { ready: vec![] }]);
+    assert!(server.command(&["GET", &format!("{key}.c")]).contains("done"));
+    assert_eq!(server.number(&["EXISTS", &format!("{key}.s"), &format!("{key}.j"), &format!("{key}.d")]), 0);
+
+    // One that a Python worker has claimed is not ours to fire.
+    let opened = NewChord { group_id: GroupId::from("g2"), size: 1, body: Json::parse("{}").unwrap() };
+    store.record(vec![Record { chords: vec![opened], ..Record::default() }]).await.unwrap();
+    server.command(&["SET", "celery-taskset-meta-g2.c", "a claim of Python's"]);
+    let mut late = part("a", 0);
+    late.parts[0].group_id = GroupId::from("g2");
+    assert_eq!(store.record(vec![late]).await.unwrap(), [Recorded::Written { ready: vec![] }]);
+    assert!(store.ready_chords(10).await.unwrap().is_empty());
+}
+
+/// Results of a header that ends in groups are nested as Celery nests them, by the shape that its publisher left.
+#[tokio::test]
+async fn a_header_of_groups_is_nested() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let shape = r#"{"result": [["g", null], [[["inner", null], [[["a", null], null], [["b", null], null]]], [["c", null], null]]]}"#;
+    server.command(&["SET", "celery-taskset-meta-g", shape]);
+    let opened = NewChord { group_id: GroupId::from("g"), size: 3, body: Json::parse("{}").unwrap() };
+    store.record(vec![Record { chords: vec![opened], ..Record::default() }]).await.unwrap();
+    for (id, index) in [("c", 2), ("b", 1), ("a", 0)] {
+        store.record(vec![part(id, index)]).await.unwrap();
+    }
+    let chord = store.chord(&GroupId::from("g")).await.unwrap().unwrap();
+    let results: Vec<&str> = chord.parts.iter().map(|part| part.result.as_str()).collect();
+    assert_eq!(results, ["[1, 1]", "1"]);
+}
+
+/// What a Python producer sent and nobody has taken is revoked as ours is, be its queue unheard of.
+#[tokio::test]
+async fn what_python_sent_is_revoked() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    server.command(&["SADD", "_kombu.binding.q", "q\u{6}\u{16}\u{6}\u{16}q"]);
+    server.number(&["LPUSH", "q", &envelope("a", "x")]);
+    server.number(&[
+        "LPUSH",
+        "q\u{6}\u{16}6",
+        &envelope("b", "y").replace(r#""priority": 0"#, r#""priority": 6"#),
+    ]);
+    let request = Revoke {
+        ids: vec![TaskId::from("b"), TaskId::from("never"), TaskId::from("a")],
+        terminate: false,
+        worker: WorkerName::from("client"),
+        lease: LEASE,
+    };
+    let found = store.revoke(&request).await.unwrap();
+    let [
+        Revocation::Taken { phase: Phase::Queued, delivery: b },
+        Revocation::Unknown,
+        Revocation::Taken { phase: Phase::Queued, delivery: a },
+    ] = &found[..]
+    else {
+        panic!("{found:?}")
+    };
+    assert_eq!((a.task_id.as_str(), b.task_id.as_str(), b.priority), ("a", "b", 6));
+    assert_eq!(server.number(&["EXISTS", "q", "q\u{6}\u{16}6"]), 0);
+    assert!(reserve(&store).await.is_empty());
+}
+
+/// In a long line, ours and Python's mixed, each message is found and the others keep their order.
+#[tokio::test]
+async fn revoking_in_a_long_line_takes_one_out() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    for batch in 0..6 {
+        store.publish((0..100).map(|n| message(&format!("{batch}-{n}"))).collect()).await.unwrap();
+        if batch == 3 {
+            server.number(&["LPUSH", "q", &envelope("python", "x")]);
+        }
+    }
+    let out = ["0-0", "1-57", "3-99", "4-0", "5-99"];
+    let request = Revoke {
+        ids: out.map(TaskId::from).to_vec(),
+        terminate: false,
+        worker: WorkerName::from("client"),
+        lease: LEASE,
+    };
+    for (id, found) in out.iter().zip(store.revoke(&request).await.unwrap()) {
+        let Revocation::Taken { delivery, .. } = found else { panic!("{id}: {found:?}") };
+        assert_eq!(delivery.task_id.as_str(), *id);
+    }
+    let mut left = Vec::new();
+    loop {
+        let deliveries = reserve(&store).await;
+        if deliveries.is_empty() {
+            break;
+        }
+        left.extend(deliveries.into_iter().map(|delivery| delivery.task_id.to_string()));
+    }
+    let sent = (0..6).flat_map(|batch| {
+        let python = (batch == 3).then(|| "python".to_owned());
+        (0..100).map(move |n| format!("{batch}-{n}")).chain(python)
+    });
+    let expected: Vec<String> = sent.filter(|id| !out.contains(&id.as_str())).collect();
+    assert_eq!(left, expected);
+}
+
+/// Where only Python's workers consume, a task with a countdown goes to them at once, and they wait; a worker of ours that
+/// meets it lets it wait here.
+#[tokio::test]
+async fn python_waits_where_nobody_else_would() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    let later = |id: &str| Routed { due: Some(clock.now() + Duration::from_secs(60)), ..message(id) };
+    server.command(&["SADD", "_kombu.binding.celery.pidbox", "\u{6}\u{16}\u{6}\u{16}w@host.celery.pidbox"]);
+    store.publish(vec![later("a")]).await.unwrap();
+    assert_eq!((server.number(&["LLEN", "q"]), phase(&store, "a").await), (1, Some(Phase::Delayed)));
+    assert!(reserve(&store).await.is_empty());
+    assert_eq!((server.number(&["LLEN", "q"]), phase(&store, "a").await), (0, Some(Phase::Delayed)));
+    store.publish(vec![later("b")]).await.unwrap();
+    assert_eq!(server.number(&["LLEN", "q"]), 0, "a worker of ours has been seen");
+    clock.advance(Duration::from_secs(61));
+    // Whoever restores lets come due what nobody asked for.
+    assert_eq!(store.restore().await.unwrap(), 0);
+    assert_eq!(server.number(&["LLEN", "q"]), 2);
+    assert_eq!(ids(&reserve(&store).await), ["a", "b"]);
+}
+
+/// Once all is over and swept, nothing is left of any task: what remains is one key each for the store and its queues.
+#[tokio::test]
+async fn nothing_is_left_of_what_was_swept() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    let later = Some(clock.now() + Duration::from_secs(5));
+    let messages = vec![
+        message("ends"),
+        message("retried"),
+        message("given back"),
+        message("dies"),
+        Routed { due: later, tags: vec!["x".into()], ..message("later") },
+        Routed { priority: 4, ..message("uneven") },
+        message("purged"),
+    ];
+    store.publish(messages).await.unwrap();
+    let opened = NewChord { group_id: GroupId::from("g"), size: 2, body: Json::parse("{}").unwrap() };
+    store.record(vec![Record { chords: vec![opened], ..part("ends", 0) }]).await.unwrap();
+    store.save_group(&GroupId::from("saved"), &Json::parse("[]").unwrap()).await.unwrap();
+    for _ in 0..3 {
+        for delivery in reserve(&store).await {
+            match delivery.task_id.as_str() {
+                "given back" if delivery.deliveries == 1 => {
+                    store.requeue(&[delivery.tag], None, true).await.unwrap();
+                }
+                "retried" => {
+                    let again = Transaction {
+                        publish: vec![message("ends too")],
+                        ..Transaction::fenced(delivery.tag, Then::Ack)
+                    };
+                    store.commit(vec![again]).await.unwrap();
+                }
+                "dies" => assert!(store.bury(&delivery.tag, "poison").await.unwrap()),
+                _ => finish(&store, &delivery).await,
+            }
+        }
+        clock.advance(Duration::from_secs(6));
+    }
+    assert_eq!(store.drop_dead(&[TaskId::from("dies")]).await.unwrap().len(), 1);
+    clock.advance(LEASE);
+    while store.sweep(clock.now(), 3).await.unwrap() > 0 {}
+    let left = server.command(&["KEYS", "*"]);
+    let left: Vec<&str> =
+        left.split("\r\n").skip(1).filter(|line| !line.starts_with('$') && !line.is_empty()).collect();
+    let expected = [
+        "_kombu.binding.q",
+        "_kombu.binding_permanent.q",
+        "celeriac:consumers",
+        "celeriac:counter",
+        "celeriac:feed",
+        "celeriac:queues",
+        "celeriac:swept",
+        "celeriac:tasks",
+    ];
+    let unexpected: Vec<&&str> = left.iter().filter(|key| !expected.contains(key)).collect();
+    assert!(unexpected.is_empty(), "{unexpected:?}");
+    assert_eq!(server.number(&["XLEN", "celeriac:tasks"]), 0);
+}
+
+/// In a cluster only a prefix with a hash tag keeps all keys on one node; with it the store finds that node.
+#[tokio::test]
+async fn a_cluster_needs_a_hash_tag() {
+    let server = RedisServer::start_in_cluster_mode().await;
+    let connect = async |prefix: &str| {
+        let options = RedisOptions {
+            global_keyprefix: prefix.into(),
+            result_keyprefix: prefix.into(),
+            ..RedisOptions::default()
+        };
+        RedisStore::connect(&server.url(), options, SystemClock::shared()).await
+    };
+    let error = connect("px:").await.unwrap_err();
+    assert!(matches!(&error, Error::Open { remedy, .. } if remedy.contains("{celery}:")), "{error}");
+    let store = connect("{px}:").await.unwrap();
+    store.publish(vec![message("a")]).await.unwrap();
+    let deliveries = reserve(&store).await;
+    assert_eq!(ids(&deliveries), ["a"]);
+    finish(&store, &deliveries[0]).await;
+}
+
+/// Sentinel is asked where the master is, the next one where the first does not answer.
+#[tokio::test]
+async fn sentinel_tells_where_the_master_is() {
+    let server = RedisServer::start().await;
+    let sentinel = server.start_sentinel("tasks").await;
+    let connect =
+        async |url: String| RedisStore::connect(&url, RedisOptions::default(), SystemClock::shared()).await;
+    let store = connect(format!("sentinel://127.0.0.1:1,{}/tasks/0", sentinel.address())).await.unwrap();
+    store.publish(vec![message("a")]).await.unwrap();
+    assert_eq!(server.number(&["LLEN", "q"]), 1);
+    // Asked anew for each connection.
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert_eq!(ids(&reserve(&store).await), ["a"]);
+    let error = connect(format!("sentinel://{}/another", sentinel.address())).await.unwrap_err();
+    assert!(matches!(&error, Error::Open { why, .. } if why.contains("another")), "{error}");
+}
+
+/// A server that wants a password says so, with the remedy and without the password.
+#[tokio::test]
+async fn credentials_are_checked_and_not_shown() {
+    let server = RedisServer::start().await;
+    server.command(&["CONFIG", "SET", "requirepass", "sesame"]);
+    let connect = async |credentials: &str| {
+        let url = server.url().replace("redis://", &format!("redis://{credentials}"));
+        RedisStore::connect(&url, RedisOptions::default(), SystemClock::shared()).await
+    };
+    connect(":sesame@").await.unwrap();
+    for wrong in ["", ":open-sesame@"] {
+        let error = connect(wrong).await.unwrap_err();
+        assert!(matches!(error, Error::Open { .. }), "{error}");
+        assert!(!error.to_string().contains("sesame"), "{error}");
+    }
+}
+
+/// Nobody there is told at once, and as something that may pass.
+#[tokio::test]
+async fn an_absent_server_is_unavailable() {
+    let mut server = RedisServer::start().await;
+    server.kill();
+    let error =
+        RedisStore::connect(&server.url(), RedisOptions::default(), SystemClock::shared()).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+}
+
+/// A server without room says so, and has written nothing.
+#[tokio::test]
+async fn a_full_server_is_told_apart() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("a")]).await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = store.publish(vec![message("b")]).await.unwrap_err();
+    assert!(matches!(error, Error::Full { .. }), "{error}");
+    assert_eq!(phase(&store, "b").await, None);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(ids(&reserve(&store).await), ["a"]);
+}
+
+mod application {
+    use celeriac::{Celeriac, Context, chord};
+
+    use super::*;
+    use crate::support::{Running, config};
+
+    #[celeriac::task(name = "redis.add")]
+    async fn add(x: i64, y: i64) -> i64 {
+        x + y
+    }
+
+    #[celeriac::task(name = "redis.xsum")]
+    async fn xsum(values: Vec<i64>) -> i64 {
+        values.iter().sum()
+    }
+
+    #[celeriac::task(name = "redis.flaky", max_retries = 3, default_retry_delay = 0)]
+    async fn flaky(cx: Context) -> Result<u32, String> {
+        cx.progress(u64::from(cx.retries()), 2).await;
+        if cx.retries() < 2 { Err("not yet".to_owned()) } else { Ok(cx.retries()) }
+    }
+
+    /// The same program as on a file, with another URL.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_application_runs_by_changing_its_url() {
+        let server = RedisServer::start().await;
+        let app = Celeriac::builder().broker(server.url()).config(config(LEASE)).connect().await.unwrap();
+        let app = app.register(add).register(xsum).register(flaky);
+        let running = Running::start(app.worker());
+        let sum = chord((0..10).map(|n| add(n, 1)), xsum::s()).delay(&app).await.unwrap();
+        let flaky = flaky().delay(&app).await.unwrap();
+        assert_eq!(sum.get().await.unwrap(), 55);
+        assert_eq!(flaky.get().await.unwrap(), 2);
+        let report = running.stop().await;
+        assert_eq!((report.succeeded, report.retried, report.lost), (12, 2, 0));
+    }
+}

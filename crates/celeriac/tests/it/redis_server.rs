@@ -1,0 +1,175 @@
+//! A Redis of a test's own: on a free port of the loopback, gone when the test is.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::support::PATIENCE;
+
+pub(crate) struct RedisServer {
+    port: u16,
+    folder: TempDir,
+    options: &'static [&'static str],
+    process: Option<Child>,
+}
+
+impl RedisServer {
+    /// One that forgets everything when it ends.
+    pub(crate) async fn start() -> Self {
+        Self::run(&[]).await
+    }
+
+    /// One that keeps what it was told, through [`RedisServer::kill`] and [`RedisServer::restart`].
+    pub(crate) async fn start_durable() -> Self {
+        Self::run(&["--appendonly", "yes", "--appendfsync", "always"]).await
+    }
+
+    /// The only node of a cluster.
+    pub(crate) async fn start_in_cluster_mode() -> Self {
+        let server = Self::run(&["--cluster-enabled", "yes"]).await;
+        assert_eq!(server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK\r\n");
+        let deadline = Instant::now() + PATIENCE;
+        while !server.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+            assert!(Instant::now() < deadline, "the cluster does not begin");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server
+    }
+
+    async fn run(options: &'static [&'static str]) -> Self {
+        let mut folder = tempfile::tempdir().unwrap();
+        // Another process may take the port between the two; then the server ends, and another port is tried.
+        for _ in 0..10 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let process = Some(spawn(port, &folder, options));
+            let mut server = Self { port, folder, options, process };
+            if server.is_up().await {
+                return server;
+            }
+            server.kill();
+            folder = std::mem::replace(&mut server.folder, tempfile::tempdir().unwrap());
+        }
+        panic!("redis-server does not start; is it installed?");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// A Sentinel that watches this server as `service`, on a port of its own.
+    pub(crate) async fn start_sentinel(&self, service: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let file = folder.path().join("sentinel.conf");
+        let watch =
+            format!("port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {} 1\n", self.port);
+        std::fs::write(&file, watch).unwrap();
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Some(command.spawn().expect("redis-server is installed"));
+        let mut sentinel = Self { port, folder, options: &[], process };
+        assert!(sentinel.is_up().await, "the Sentinel starts");
+        sentinel
+    }
+
+    /// Its address, without a scheme.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Starts it again on its port and data.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        self.process = Some(spawn(self.port, &self.folder, self.options));
+        assert!(self.is_up().await, "the server starts again");
+    }
+
+    /// Whether it answers, once it had time to start.
+    async fn is_up(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some()) {
+                return false;
+            }
+            if self.ask(&["PING"]).is_some_and(|answer| answer.starts_with("+PONG")) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    }
+
+    /// Sends a command as any other client would, and returns the answer as it travels.
+    pub(crate) fn command(&self, words: &[&str]) -> String {
+        self.ask(words).expect("the server answers")
+    }
+
+    fn ask(&self, words: &[&str]) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            request.extend(format!("${}\r\n", word.len()).bytes());
+            request.extend(word.bytes());
+            request.extend(b"\r\n");
+        }
+        stream.write_all(&request).ok()?;
+        let mut answer = String::new();
+        read_answer(&mut BufReader::new(stream), &mut answer)?;
+        Some(answer)
+    }
+
+    /// A number that a command answers.
+    pub(crate) fn number(&self, words: &[&str]) -> i64 {
+        let answer = self.command(words);
+        answer.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{words:?}: {answer}"))
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Reads one answer, as it travels.
+fn read_answer(from: &mut BufReader<TcpStream>, answer: &mut String) -> Option<()> {
+    let mut line = Vec::new();
+    from.read_until(b'\n', &mut line).ok()?;
+    let line = String::from_utf8(line).ok()?;
+    answer.push_str(&line);
+    let count: i64 = line.get(1..)?.trim().parse().unwrap_or(-1);
+    match line.as_bytes().first()? {
+        b'$' if count >= 0 => {
+            let mut bytes = vec![0; usize::try_from(count).ok()? + 2];
+            from.read_exact(&mut bytes).ok()?;
+            answer.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        b'*' => {
+            for _ in 0..count {
+                read_answer(from, answer)?;
+            }
+        }
+        _ => {}
+    }
+    Some(())
+}
+
+fn spawn(port: u16, folder: &TempDir, options: &[&str]) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
+    command.arg(folder.path()).args(options);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis-server is installed")
+}
