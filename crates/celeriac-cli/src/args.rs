@@ -134,6 +134,16 @@ pub struct WorkerOptions {
     /// Ask runs to stop after this many seconds, unless the task says otherwise.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub soft_time_limit: Option<f64>,
+    /// Tell from the start what becomes of tasks, in Celery's events, to Flower and others that listen; on Redis. Without
+    /// it they ask for that when they begin to.
+    #[arg(short = 'E', long)]
+    pub task_events: bool,
+    /// Do not ask other workers what is revoked at the start.
+    #[arg(long)]
+    pub without_mingle: bool,
+    /// Take no part in elections among workers.
+    #[arg(long)]
+    pub without_gossip: bool,
     /// Register the tasks of `celeriac bench serve`.
     #[arg(long, hide = true)]
     pub bench_tasks: bool,
@@ -163,8 +173,6 @@ pub struct Refused {
     pool: Option<String>,
     #[arg(short = 'B', long, hide = true)]
     beat: bool,
-    #[arg(short = 'E', long, hide = true)]
-    task_events: bool,
     #[arg(long, hide = true)]
     autoscale: Option<String>,
     #[arg(long, hide = true)]
@@ -185,7 +193,6 @@ impl Refused {
         [
             (self.pool.is_some(), "--pool", python),
             (self.beat, "--beat", "this build has no scheduler"),
-            (self.task_events, "--task-events", "task logs are always kept; see `celeriac events --follow`"),
             (self.autoscale.is_some(), "--autoscale", "use --concurrency"),
             (self.max_tasks_per_child.is_some(), "--max-tasks-per-child", python),
             (self.max_memory_per_child.is_some(), "--max-memory-per-child", python),
@@ -453,6 +460,13 @@ pub struct Bench {
     /// Also measure the cost of a task with this many queued, against 1,000.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub queued: usize,
+    /// Measure on Redis instead: on servers of this program, started for the benchmark and stopped after it.
+    #[arg(long, value_name = "REDIS-SERVER", num_args = 0..=1, default_missing_value = "redis-server",
+        conflicts_with_all = ["serve", "queued", "folder"])]
+    pub redis: Option<PathBuf>,
+    /// With --redis: measure Celery's prefork workers in the same run, with this Python, which has Celery.
+    #[arg(long, value_name = "PYTHON", requires = "redis")]
+    pub celery: Option<PathBuf>,
     /// Measure the server instead: answers of the API while every core burns, and watchers of streams.
     #[arg(long)]
     pub serve: bool,

@@ -29,20 +29,13 @@ const EACH: usize = 250;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(super) async fn run(args: &Bench, output: Output) -> Result<Exit, Problem> {
-    if args.runs == 0 || args.tasks == 0 || args.concurrency == 0 {
-        return Err(Problem::usage("--runs, --tasks and --concurrency must be at least 1"));
-    }
     let folder = match &args.folder {
         Some(folder) => tempfile::tempdir_in(folder),
         None => tempfile::tempdir(),
     };
     let folder =
         folder.map_err(|error| Problem::usage(format!("cannot make a folder for the databases: {error}")))?;
-    let bar = if output.json || output.quiet {
-        ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
-    } else {
-        ProgressBar::new(args.runs as u64 * 5)
-    };
+    let bar = progress(output, args.runs * 5);
     let mut runs = Vec::new();
     for run in 0..args.runs {
         let path = folder.path().join(format!("{run}.db"));
@@ -69,18 +62,28 @@ async fn one(args: &Bench, path: &Path, bar: &ProgressBar) -> Result<Figures, Pr
     let mut figures = Figures::default();
     figures.rows.push(("synced writes of 4 KiB", "/s", synced_writes(path)?));
     bar.inc(1);
-    let app = open(path).await?;
+    measure(&open(path).await?, args, bar, &mut figures).await?;
+    Ok(figures)
+}
+
+/// What is measured of any store: publishing, draining, round trips.
+pub(super) async fn measure(
+    app: &Celeriac,
+    args: &Bench,
+    bar: &ProgressBar,
+    figures: &mut Figures,
+) -> Result<(), Problem> {
     figures.rows.push(("memory when idle", "KiB PSS", pss("self")));
-    figures.rows.push(("publish, one at a time", "/s", publish_singly(&app).await?));
+    figures.rows.push(("publish, one at a time", "/s", publish_singly(app).await?));
     bar.inc(1);
     app.purge(&app.config().task_default_queue).await?;
-    let (published, ids) = publish_batches(&app, args.tasks).await?;
+    let (published, ids) = publish_batches(app, args.tasks).await?;
     figures.rows.push(("publish, in batches of 500", "/s", published));
     bar.inc(1);
-    figures.rows.push(("run with result, backlog drained", "/s", drain(&app, args, &ids).await?));
+    figures.rows.push(("run with result, backlog drained", "/s", drain(app, args, &ids).await?));
     figures.rows.push(("memory after the drain", "KiB PSS", pss("self")));
     bar.inc(1);
-    let latency = round_trips(&app, args).await?;
+    let latency = round_trips(app, args).await?;
     for (name, quantile) in [
         ("round trip when idle, p50", 0.5),
         ("round trip when idle, p90", 0.9),
@@ -90,7 +93,16 @@ async fn one(args: &Bench, path: &Path, bar: &ProgressBar) -> Result<Figures, Pr
         figures.rows.push((name, "µs", latency.value_at_quantile(quantile) as f64));
     }
     bar.inc(1);
-    Ok(figures)
+    Ok(())
+}
+
+/// How far a benchmark is, for people.
+pub(super) fn progress(output: Output, length: usize) -> ProgressBar {
+    if output.json || output.quiet {
+        ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+    } else {
+        ProgressBar::new(length as u64)
+    }
 }
 
 async fn open(path: &Path) -> Result<Celeriac, Problem> {
@@ -130,7 +142,7 @@ async fn publish_singly(app: &Celeriac) -> Result<f64, Problem> {
     Ok(rate(CALLERS * EACH, began))
 }
 
-async fn publish_batches(app: &Celeriac, tasks: usize) -> Result<(f64, Vec<TaskId>), Problem> {
+pub(super) async fn publish_batches(app: &Celeriac, tasks: usize) -> Result<(f64, Vec<TaskId>), Problem> {
     let mut ids = Vec::with_capacity(tasks);
     let began = Instant::now();
     while ids.len() < tasks {

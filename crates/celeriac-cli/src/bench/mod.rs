@@ -1,7 +1,8 @@
-//! `celeriac bench`: what celeriac does on this machine. `engine` measures store and worker, `server` the API and the
-//! streams. Every figure is the median of several runs, with its range.
+//! `celeriac bench`: what celeriac does on this machine. `engine` measures store and worker, `redis` the same on Redis
+//! and next to Celery, `server` the API and the streams. Every figure is the median of several runs, with its range.
 
 mod engine;
+mod redis;
 mod server;
 mod tasks;
 
@@ -21,10 +22,14 @@ struct Figures {
 }
 
 pub(crate) async fn run(args: &Bench, output: Output) -> Result<Exit, Problem> {
-    if args.runs == 0 {
-        return Err(Problem::usage("--runs must be at least 1"));
+    if args.runs == 0 || args.tasks == 0 || args.concurrency == 0 {
+        return Err(Problem::usage("--runs, --tasks and --concurrency must be at least 1"));
     }
-    if args.serve { server::run(args, output).await } else { engine::run(args, output).await }
+    match &args.redis {
+        _ if args.serve => server::run(args, output).await,
+        Some(program) => redis::run(args, program, output).await,
+        None => engine::run(args, output).await,
+    }
 }
 
 /// Prints the median of each figure, with its range.

@@ -28,6 +28,14 @@ pub(crate) async fn run(session: &Session, args: &Revoke) -> Result<Exit, Proble
                 ("running", format!("runs on {worker} and goes on; --terminate stops it"))
             }
             Revoked::Finished => ("finished", "has finished already".to_owned()),
+            Revoked::Noted { workers } => {
+                let workers =
+                    if *workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
+                (
+                    "noted",
+                    format!("is not known to the store; {workers} told, and it is refused when it is met"),
+                )
+            }
             Revoked::Unknown => {
                 exit = Exit::NotFound;
                 ("unknown", "is not known to the store".to_owned())

@@ -12,13 +12,29 @@ pub(crate) async fn run(session: Session, args: Worker) -> Result<Exit, Problem>
     if let Some((option, why)) = args.refused.given() {
         return Err(Problem::usage(format!("{option} is not supported: {why}")));
     }
-    let WorkerOptions { queues, concurrency, hostname, time_limit, soft_time_limit, .. } = args.options;
+    let WorkerOptions {
+        queues,
+        concurrency,
+        hostname,
+        time_limit,
+        soft_time_limit,
+        task_events,
+        without_mingle,
+        without_gossip,
+        ..
+    } = args.options;
+    if task_events && session.app.store().control.announcer().is_none() {
+        return Err(Problem::usage(
+            "--task-events is not supported: nobody can listen to events on this store",
+        )
+        .hint("task logs are always kept; see `celeriac events --follow`"));
+    }
     let mut config = session.app.config().clone();
     config.task_time_limit = time_limit.map(Duration::from_secs_f64).or(config.task_time_limit);
     config.task_soft_time_limit =
         soft_time_limit.map(Duration::from_secs_f64).or(config.task_soft_time_limit);
     let app = session.app.with_config(config);
-    let mut worker = app.worker();
+    let mut worker = app.worker().task_events(task_events).mingle(!without_mingle).gossip(!without_gossip);
     if !queues.is_empty() {
         worker = worker.queues(queues.iter().map(String::as_str));
     }

@@ -109,6 +109,11 @@ async fn web(
         let (app, over) = (server.app().clone(), over.clone());
         tokio::spawn(async move { app.restore(over.cancelled_owned()).await })
     };
+    // So that what others run on the same queues is listed and followed, too.
+    let observer = {
+        let (app, over) = (server.app().clone(), over.clone());
+        tokio::spawn(async move { app.store().catalog.observe(&over).await })
+    };
     let courier = courier.map(|courier| {
         tokio::spawn(courier.cold_shutdown(shutdown.cold.clone()).run(over.clone().cancelled_owned()))
     });
@@ -120,8 +125,10 @@ async fn web(
     output.note(format_args!("[store] {}", server.app().url()));
     let served = listener::serve(tcp, server, router, shutdown.warm.clone().cancelled_owned()).await;
     over.cancel();
-    if let Err(error) = restorer.await {
-        tracing::error!(%error, "the restorer ended badly");
+    for (name, beside) in [("restorer", restorer), ("observer", observer)] {
+        if let Err(error) = beside.await {
+            tracing::error!(%error, "the {name} ended badly");
+        }
     }
     if let Some(courier) = courier {
         match courier.await {
@@ -191,6 +198,15 @@ fn command(
     }
     if let Some(seconds) = options.soft_time_limit {
         give(&["--soft-time-limit", &seconds.to_string()]);
+    }
+    for (given, option) in [
+        (options.task_events, "--task-events"),
+        (options.without_mingle, "--without-mingle"),
+        (options.without_gossip, "--without-gossip"),
+    ] {
+        if given {
+            give(&[option]);
+        }
     }
     if options.bench_tasks {
         give(&["--bench-tasks"]);

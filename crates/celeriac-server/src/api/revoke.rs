@@ -70,6 +70,8 @@ pub(crate) enum RevokedName {
     Running,
     /// It was finished already.
     Finished,
+    /// It is not known here, but Celery may have sent it: workers were told, and refuse it when they meet it.
+    Noted,
 }
 
 /// What became of tasks that were to be stopped.
@@ -83,6 +85,8 @@ pub(crate) struct RevokeManyView {
     running: u64,
     /// So many were finished already.
     finished: u64,
+    /// So many are not known here, but Celery may have sent them: workers were told.
+    noted: u64,
     /// So many ids are unknown.
     unknown: u64,
     /// More match than were taken at once: ask again.
@@ -128,6 +132,11 @@ pub(crate) async fn one(
         Some(Revoked::Scheduled) => (RevokedName::Scheduled, None, "it waited for its time, and is revoked"),
         Some(Revoked::Queued) => (RevokedName::Queued, None, "it waited for a worker, and is revoked"),
         Some(Revoked::Finished) => (RevokedName::Finished, None, "it was finished already; nothing was done"),
+        Some(Revoked::Noted { .. }) => (
+            RevokedName::Noted,
+            None,
+            "it is not known here; workers were told, and refuse it when they meet it",
+        ),
         Some(Revoked::Running { worker, terminate: true }) => {
             (RevokedName::Running, Some(worker), "it runs, and its worker was told to stop it")
         }
@@ -171,6 +180,7 @@ pub(crate) async fn many(
                 Revoked::Queued => view.queued += 1,
                 Revoked::Running { .. } => view.running += 1,
                 Revoked::Finished => view.finished += 1,
+                Revoked::Noted { .. } => view.noted += 1,
                 Revoked::Unknown => view.unknown += 1,
             }
         }
