@@ -191,15 +191,23 @@ async fn python_messages_are_like_ours() {
 async fn each_push_wakes() {
     let server = RedisServer::start().await;
     let (store, _) = open(&server).await;
+    let watched = || {
+        let stats = server.command(&["INFO", "stats"]);
+        let keys = stats.lines().find_map(|line| line.strip_prefix("tracking_total_keys:"));
+        keys.and_then(|keys| keys.parse::<u32>().ok()).unwrap()
+    };
     let pushes = async {
         for n in 0..20 {
+            // Each time another queue, so that one can see the server being asked to watch it.
+            let queue = format!("q{n}");
+            let before = watched();
             let waiting = tokio::spawn({
                 let store = store.clone();
-                async move { store.reserve(&request(PATIENCE)).await }
+                let request = Reserve { queues: vec![QueueName::from(queue.as_str())], ..request(PATIENCE) };
+                async move { store.reserve(&request).await }
             });
-            // The server has been asked to tell of changes.
-            until(|| !server.command(&["INFO", "stats"]).contains("tracking_total_keys:0")).await;
-            server.number(&["LPUSH", "q", &envelope(&n.to_string(), &format!("tag-{n}"))]);
+            until(|| watched() >= before + 5).await;
+            server.number(&["LPUSH", &queue, &envelope(&n.to_string(), &format!("tag-{n}"))]);
             assert_eq!(ids(&waiting.await.unwrap().unwrap()), [n.to_string()]);
         }
     };
