@@ -5,18 +5,16 @@ use std::collections::HashMap;
 use super::fail::Failing;
 use super::follow::{Follow, call_errbacks, errbacks_of};
 use super::node::{Kind, Node};
-use super::plan::{Given, Out, SHAPE, shape};
+use super::plan::{Given, Out, SHAPE};
 use super::{Error, Planner};
 use crate::backend::{ChordPart, ReadyChord, Record};
 use crate::id::TaskId;
-use crate::protocol::{Exception, Json, ResultMeta, ResultTuple, Signature, python_repr};
+use crate::protocol::{Exception, Json, ResultMeta, Signature, python_repr};
 use crate::state::State;
 use crate::store::Transaction;
 
 /// Fires a chord: sends its body with the values of the header, or fails the body when one of the header did. The
 /// transaction takes effect at most once, however many workers plan it.
-///
-/// `saved` is the group of the header, where one was saved: how the values are nested.
 ///
 /// The body runs as a child of `cx.parent_id` when that is a task of the header, as it is for the worker that counted
 /// the last part, and else of the last in order.
@@ -24,14 +22,9 @@ use crate::store::Transaction;
 /// # Errors
 /// The body is no signature at all, so that there is not even an id to fail. A body that is one and cannot be applied
 /// fails under its id instead.
-pub(crate) fn fire(
-    chord: &ReadyChord,
-    saved: Option<&ResultTuple>,
-    cx: &Planner<'_>,
-) -> Result<Transaction, Error> {
+pub(crate) fn fire(chord: &ReadyChord, cx: &Planner<'_>) -> Result<Transaction, Error> {
     let mut body = Node::read_json(&chord.body, "the body of a chord")?;
-    // As celery/backends/redis.py, on_chord_part_return: Celery saves the group of a header that has groups in it.
-    let shape = body.options.remove(SHAPE).or_else(|| saved.map(shape));
+    let shape = body.options.remove(SHAPE);
     let parts = in_order(chord, shape.as_ref());
     let part_of_header = |id: &&TaskId| chord.parts.iter().any(|part| part.task_id == **id);
     let last = parts.last().map(|part| &part.task_id);

@@ -3,7 +3,6 @@
 use crate::app::Celeriac;
 use crate::canvas;
 use crate::id::GroupId;
-use crate::protocol::ResultTuple;
 use crate::store::{Outcome, Transaction};
 
 /// Fires `ready`, and whatever that completes in turn. What cannot be fired now is found by the restorer later.
@@ -22,8 +21,7 @@ pub(crate) async fn fire_chords(app: &Celeriac, ready: Vec<GroupId>) {
 async fn fire(app: &Celeriac, group_id: &GroupId) -> crate::store::Result<Vec<GroupId>> {
     let store = app.store();
     let Some(chord) = store.backend.chord(group_id).await? else { return Ok(Vec::new()) };
-    let saved = store.backend.group(group_id).await?.and_then(|tuple| ResultTuple::decode(&tuple).ok());
-    let transaction = canvas::fire(&chord, saved.as_ref(), &app.planner()).unwrap_or_else(|error| {
+    let transaction = canvas::fire(&chord, &app.planner()).unwrap_or_else(|error| {
         // A body that cannot be sent would be tried for ever: the chord ends here, for all to see in the log.
         tracing::error!(%group_id, %error, "the body of a chord cannot be sent, the chord is dropped");
         let mut transaction = Transaction::default();

@@ -255,11 +255,11 @@ fn a_body_that_cannot_be_applied_fails() {
     let ready = ReadyChord { group_id: "g".into(), body: body.encode(), parts: vec![part("a")] };
     let (router, ids) = (Router::default(), Ids::default());
     let fresh = || ids.next();
-    let transaction = fire(&ready, None, &planner(&router, &fresh)).unwrap();
+    let transaction = fire(&ready, &planner(&router, &fresh)).unwrap();
     assert!(transaction.publish.is_empty());
     let meta = &transaction.record.results[0];
     assert_eq!((meta.task_id.as_str(), &meta.state, meta.date_done), ("body", &State::Failure, Some(now())));
     assert!(meta.result.as_str().contains("option eta"));
     let ready = ReadyChord { body: json("3"), ..ready };
-    assert!(fire(&ready, None, &planner(&router, &fresh)).is_err());
+    assert!(fire(&ready, &planner(&router, &fresh)).is_err());
 }

@@ -152,7 +152,7 @@ impl Runner<'_> {
     async fn fire(&mut self) {
         let group_id = self.ready.swap_remove(self.random.usize(0..self.ready.len()));
         let chord = self.store.backend.chord(&group_id).await.unwrap().expect("it was said to be ready");
-        let transaction = fire(&chord, None, &self.cx).unwrap();
+        let transaction = fire(&chord, &self.cx).unwrap();
         // Another worker may have seen the same; only one of them fires it.
         let again = transaction.clone();
         self.commit(transaction).await;

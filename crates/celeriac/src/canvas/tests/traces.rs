@@ -159,7 +159,7 @@ impl Run {
         let cx = Planner { parent_id: parent, root_id: root, ..cx.clone() };
         let failed = parts.iter().any(|part| part.state == State::Failure);
         let chord = ReadyChord { group_id: group_id.into(), body: body.encode(), parts };
-        let transaction = fire(&chord, None, &cx).unwrap();
+        let transaction = fire(&chord, &cx).unwrap();
         assert_eq!(transaction.record.fire, Some(group_id.into()));
         let ours = transaction
             .publish
