@@ -81,7 +81,7 @@ impl Backend for RedisStore {
                 let meta = keys.meta(task_id.as_str());
                 let look = || {
                     let look = async {
-                        Ok(self.log_end(task_id).await?.1 > *after || self.is_finished(task_id).await?)
+                        Ok(self.log_end(task_id).await?.last > *after || self.is_finished(task_id).await?)
                     };
                     look.boxed()
                 };
@@ -112,33 +112,38 @@ impl Backend for RedisStore {
 
     async fn log(&self, task_id: &TaskId, after: u64, limit: usize) -> Result<Option<LogPage>> {
         let keys = self.link.keys();
-        let (trimmed, last, known) = self.log_end(task_id).await?;
+        let LogEnd { trimmed, last, known, only } = self.log_end(task_id).await?;
         if !known {
             return Ok(None);
         }
         let mut look = redis::pipe();
         let from = after.saturating_sub(trimmed);
         let to = i64::try_from(from.saturating_add(limit as u64)).unwrap_or(i64::MAX) - 1;
+        let wanted = limit > 0 && from < last.saturating_sub(trimmed);
         // Both before the log, so that a log said to have ended has all its records.
         look.cmd("GETRANGE").arg(keys.meta(task_id.as_str())).arg(0).arg(255);
-        if limit > 0 && from < last.saturating_sub(trimmed) {
+        if wanted {
             look.cmd("LRANGE").arg(keys.log(task_id.as_str())).arg(from).arg(to);
         }
-        look.cmd("HGET").arg(keys.task(task_id.as_str())).arg("l");
+        look.cmd("HMGET").arg(keys.task(task_id.as_str())).arg("l").arg("E");
         let answers = self.link.read_all("log", &look).await?;
-        let trimmed_now = answers.last().map_or(0, value::count);
-        if trimmed_now != trimmed {
-            // It was trimmed between the looks; positions would be off. The next look finds another beginning.
+        let [meta, listed @ .., now] = &answers[..] else { return Err(self.link.unexpected("log")) };
+        let [trimmed_now, only_now] = items(now) else { return Err(self.link.unexpected("log")) };
+        if value::count(trimmed_now) != trimmed || value::bytes(only_now) != only.as_deref() {
+            // It was trimmed, or began or ceased to be a list, between the looks; positions would be off. The next look
+            // finds another beginning.
             return Box::pin(self.log(task_id, after, limit)).await;
         }
-        let entries = if answers.len() == 3 { items(&answers[1]) } else { &[] };
-        let entries = entries
-            .iter()
-            .zip(trimmed + from + 1..)
-            .filter_map(|(entry, position)| log_entry(position, value::bytes(entry)?));
-        let entries: Vec<_> = entries.collect();
+        let entries: Vec<&[u8]> = match &only {
+            Some(entry) if wanted => vec![entry],
+            Some(_) => Vec::new(),
+            None => listed.iter().flat_map(items).filter_map(value::bytes).collect(),
+        };
+        let positions = trimmed + from + 1..;
+        let entries = entries.into_iter().zip(positions);
+        let entries: Vec<_> = entries.filter_map(|(entry, position)| log_entry(position, entry)).collect();
         let last = entries.last().map_or(last, |entry| entry.position.max(last));
-        let ended = super::known::state_in(&value::lossy(&answers[0])).is_ready();
+        let ended = super::known::state_in(&value::lossy(meta)).is_ready();
         Ok(Some(LogPage { entries, first: trimmed + 1, last, ended }))
     }
 
@@ -264,6 +269,18 @@ impl Backend for RedisStore {
     }
 }
 
+/// Where a log ends.
+struct LogEnd {
+    /// How many records were trimmed from its beginning.
+    trimmed: u64,
+    /// The position of its last record.
+    last: u64,
+    /// Whether the task is known.
+    known: bool,
+    /// Its one entry, where that is the end and stands in the task's record.
+    only: Option<Vec<u8>>,
+}
+
 impl RedisStore {
     /// Looks until what is found is `enough` or `wait` is over, anew whenever one of `keys` is changed; returns what the
     /// last look found.
@@ -290,17 +307,18 @@ impl RedisStore {
         }
     }
 
-    /// How many records of a log were trimmed, its last position, and whether the task is known.
-    async fn log_end(&self, task_id: &TaskId) -> Result<(u64, u64, bool)> {
+    async fn log_end(&self, task_id: &TaskId) -> Result<LogEnd> {
         let keys = self.link.keys();
         let mut look = redis::pipe();
-        look.cmd("HMGET").arg(keys.task(task_id.as_str())).arg("l").arg("n");
+        look.cmd("HMGET").arg(keys.task(task_id.as_str())).arg("l").arg("n").arg("E");
         look.cmd("LLEN").arg(keys.log(task_id.as_str()));
         let answers = self.link.read_all("log", &look).await?;
         let [fields, length] = &answers[..] else { return Err(self.link.unexpected("log")) };
-        let [trimmed, number] = items(fields) else { return Err(self.link.unexpected("log")) };
+        let [trimmed, number, only] = items(fields) else { return Err(self.link.unexpected("log")) };
         let trimmed = value::count(trimmed);
-        Ok((trimmed, trimmed + value::count(length), value::bytes(number).is_some()))
+        let only = value::bytes(only).map(<[u8]>::to_vec);
+        let length = if only.is_some() { 1 } else { value::count(length) };
+        Ok(LogEnd { trimmed, last: trimmed + length, known: value::bytes(number).is_some(), only })
     }
 
     /// Whether a final state is stored.

@@ -16,7 +16,7 @@
 //! | `celeriac:counter` | string | the last number given out | this store; one |
 //! | `celeriac:tasks` | stream | number-0 → id, in the order of acceptance | the task; swept with it |
 //! | `celeriac:t:<id>` | hash | what is known of a task, see `lua/prelude.lua` | the task; swept |
-//! | `celeriac:l:<id>` | list | its log | the task; `log_bound`, swept with it |
+//! | `celeriac:l:<id>` | list | its log, where that is more than its end | the task; `log_bound`, swept with it |
 //! | `celeriac:a:<id>` | list | its attempts | the task; 20, swept with it |
 //! | `celeriac:s:<id>` | hash | its durable steps | the task; swept with it; TTL where it is unknown |
 //! | `celeriac:n:<id>` | list | messages of the same id that came while it was held | the task; go to their queue when it is settled |

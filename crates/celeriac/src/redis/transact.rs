@@ -136,6 +136,9 @@ enum Piece {
 impl Order {
     fn of(transaction: &Transaction, now: Timestamp) -> Result<Self> {
         let Transaction { fence, publish, record } = transaction;
+        if let Some(short) = Self::short(transaction, now)? {
+            return Ok(short);
+        }
         let Record { fire, results, chords, parts, steps, log } = record;
         let mut order = Self { pieces: vec![Piece::Packed(Pack::array(8))], texts: Vec::new(), bytes: 0 };
         // The id that the reservation names need not be told again.
@@ -172,12 +175,47 @@ impl Order {
             order.text(line.data.as_str().as_bytes().to_vec());
             Ok(())
         })?;
-        let packed = order.pieces.iter().map(|piece| match piece {
+        order.measure();
+        Ok(order)
+    }
+
+    /// What most transactions are: the acknowledgement of a task, with its result and the end of its log.
+    fn short(transaction: &Transaction, now: Timestamp) -> Result<Option<Self>> {
+        let Transaction { fence: Some(Fence { tag, then: Then::Ack }), publish, record } = transaction else {
+            return Ok(None);
+        };
+        let Record { fire: None, results, chords, parts, steps, log } = record else { return Ok(None) };
+        let ([meta], [line]) = (&results[..], &log[..]) else { return Ok(None) };
+        let named = id_in(tag.as_str());
+        let plain = publish.is_empty() && chords.is_empty() && parts.is_empty() && steps.is_empty();
+        let about_it = [&meta.task_id, &line.task_id].iter().all(|id| named == Some(id.as_str()));
+        if !plain
+            || !about_it
+            || &*line.event != "end"
+            || meta.extended.is_some()
+            || meta.state == State::Retry
+        {
+            return Ok(None);
+        }
+        let text = meta.encode().map_err(|why| Error::unavailable("write a result", why))?;
+        check_size(text.as_str().len(), || format!("the result of task {}", meta.task_id))?;
+        check_size(line.data.as_str().len(), || format!("a log record of task {}", line.task_id))?;
+        let mut order = Self { pieces: vec![Piece::Packed(Pack::array(4))], texts: Vec::new(), bytes: 0 };
+        order.pack().text(tag.as_str()).text(meta.state.as_str());
+        order.text(text.as_str().as_bytes().to_vec());
+        order.pack().text(written(meta.date_done.unwrap_or(now)));
+        order.texts.push(line.data.as_str().as_bytes().to_vec());
+        order.measure();
+        Ok(Some(order))
+    }
+
+    /// Notes how many bytes it has.
+    fn measure(&mut self) {
+        let packed = self.pieces.iter().map(|piece| match piece {
             Piece::Packed(pack) => pack.len(),
             Piece::Text(_) => 9,
         });
-        order.bytes = packed.sum::<usize>() + order.texts.iter().map(Vec::len).sum::<usize>();
-        Ok(order)
+        self.bytes = packed.sum::<usize>() + self.texts.iter().map(Vec::len).sum::<usize>();
     }
 
     /// The order, when the first of its texts is argument number `first`.

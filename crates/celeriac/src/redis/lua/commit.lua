@@ -11,12 +11,16 @@
 --   parts    {group, id, index, part as Celery writes it}
 --   steps    {id, name, value}
 --   log      {id, event, which argument is the data}
--- where an id that is false stands for that of the reservation.
+-- where an id that is false stands for that of the reservation. What most are, the acknowledgement of a task with its
+--   result and the end of its log, is {reservation, state, which argument is the meta, when it was done} for short, and the
+--   data of the end is the argument after the meta.
 -- ARGV[…]  texts
 -- Returns for each 1 or {1, chords completed, ids not sent} when it was written, 0 when the reservation is lost, 2 when
 -- the chord cannot be fired.
 
 local settings = cmsgpack.unpack(ARGV[4])
+-- As a text: a number is written anew for every command.
+local ttl_text = string.format('%.0f', settings[1])
 local ttl, log_bound, feed_bound = settings[1], settings[2], settings[3]
 local DAY = 86400000
 local CLAIMED_DONE = 300
@@ -26,7 +30,8 @@ local transactions, tags, ids = {}, {}, {}
 for at = 6, 5 + tonumber(ARGV[5]) do
   local transaction = cmsgpack.unpack(ARGV[at])
   transactions[#transactions + 1] = transaction
-  if transaction[1] then tags[#tags + 1] = transaction[1][1] end
+  local fence = transaction[1]
+  if fence then tags[#tags + 1] = type(fence) == 'string' and fence or fence[1] end
 end
 -- By reservation: whether it is held, and what it names.
 local held, marked, named = {}, {}, {}
@@ -84,11 +89,8 @@ local function settle(fence, names)
   if what == 'a' then
     settled[#settled + 1] = id
     settled[#settled + 1] = delivery_tag
-    if not marked[id] then
-      call('HSET', task_key(id), 'f', 's', 'z', now_text)
-      records[id] = nil
-      return release(tag, delivery_tag)
-    end
+    -- What is written of the others is written with their log.
+    if not marked[id] then return release(tag, delivery_tag) end
   end
   if what ~= 'k' then settle_looking(fence, tag, delivery_tag, id) end
 end
@@ -102,7 +104,7 @@ local function store(id, result, settled_here)
   if not old then
     local new
     if ttl > 0 then
-      new = call('SET', key, meta, 'PX', ttl, 'NX')
+      new = call('SET', key, meta, 'PX', ttl_text, 'NX')
     else
       new = call('SET', key, meta, 'NX')
     end
@@ -112,7 +114,7 @@ local function store(id, result, settled_here)
   if states[id] ~= state or old ~= '' then
     -- As celery/backends/base.py has it for SUCCESS; here every final state stays.
     if finals[old] and old ~= state then return old end
-    if ttl > 0 then call('SET', key, meta, 'PX', ttl) else call('SET', key, meta) end
+    if ttl > 0 then call('SET', key, meta, 'PX', ttl_text) else call('SET', key, meta) end
     states[id] = state
   end
   call('PUBLISH', key, meta)
@@ -247,8 +249,22 @@ local function append(id, line, n)
   local length = #event
   entries[#entries + 1] = now_text .. ' ' .. (small[length] or length) .. ' ' .. event .. ARGV[line[3]]
   if event == 'progress' then entries.progress = #entries end
-  log_all[#log_all + 1] = id
+  log_all[#log_all + 1] = entries
   log_all[#log_all + 1] = #entries
+end
+
+-- Writes the end of a task of which no more needs to be known. Where its log is the end and nothing else, that stands in
+-- the record; says so.
+local function end_simply(id, n, line)
+  records[id] = nil
+  if not line then
+    call('HSET', task_key(id), 'f', 's', 'z', now_text)
+    return false
+  end
+  call('HSET', task_key(id), 'f', 's', 'z', now_text, 'E', now_text .. ' 3 end' .. ARGV[line[3]])
+  log_all[#log_all + 1] = {n = n, before = 0}
+  log_all[#log_all + 1] = 1
+  return true
 end
 
 local function flush_logs()
@@ -256,6 +272,7 @@ local function flush_logs()
     local entries, key = logs[id], OWN .. 'l:' .. id
     local count = #entries
     local length
+    if not entries.n then unfold(id, look(id)) end
     if count <= 1000 then
       length = call('RPUSH', key, unpack(entries))
     else
@@ -266,6 +283,10 @@ local function flush_logs()
     if not entries.n or entries.progress or length > log_bound then
       local record = look(id)
       entries.n = record.n
+      if not record.L then
+        change(id, record, {'L', '1'})
+        if record.f == 'r' then mark(id) end
+      end
       trimmed = tonumber(record.l or '0')
       if entries.progress then
         change(id, record, {'r', tostring(trimmed + length - count + entries.progress)})
@@ -280,7 +301,7 @@ local function flush_logs()
   end
   local batch = {}
   for at = 1, #log_all, 2 do
-    local entries = logs[log_all[at]]
+    local entries = log_all[at]
     local position = entries.before + log_all[at + 1]
     batch[#batch + 1] = entries.n
     batch[#batch + 1] = small[position] or position
@@ -293,7 +314,8 @@ end
 
 -- An envelope that is not in `unacked` any more was restored by somebody else meanwhile: whoever meets it on a list knows
 -- it by its delivery tag.
-local function note_restored()
+local function leave_unacked()
+  if send('HDEL', UNACKED, unacked_gone) == #unacked_gone then return end
   for from = 1, #settled, 2000 do
     local ids, delivery_tags = {}, {}
     for at = from, math.min(from + 1999, #settled), 2 do
@@ -329,6 +351,11 @@ local function commit(transaction)
   if fence then
     if fence[2] == 'a' and not marked[fenced] then settled_here = fenced end
     settle(fence, names)
+    -- What is published may be about this very task, and looks at it.
+    if settled_here and transaction[4] then
+      end_simply(fenced)
+      settled_here = nil
+    end
   end
   local why
   if results then
@@ -342,7 +369,6 @@ local function commit(transaction)
   end
   local ready, duplicates = {}, {}
   if transaction[4] then
-    settled_here = nil
     for _, message in ipairs(transaction[4]) do
       if not publish(message, fenced, why) then duplicates[#duplicates + 1] = message[1] end
     end
@@ -362,12 +388,18 @@ local function commit(transaction)
       if not is_known(look(step[1])) then call('PEXPIRE', key, ttl > 0 and ttl or DAY) end
     end
   end
+  if settled_here then
+    local alone = log and not log[2] and not log[1][1] and log[1][2] == 'end' and not logs[fenced]
+    if alone and ended[fenced] and is_finished(fenced) then alone, log = false, nil end
+    if end_simply(fenced, names[3], alone and log[1]) then log = nil end
+  end
   if log then
     for at = 1, #log do
       local id = log[at][1] or fenced
       -- Readers were told that nothing follows the end, unless this very transaction sent the task again.
       if not (ended[id] and is_finished(id)) then
         if id == settled_here then
+          if not logs[id] then call('HSET', task_key(id), 'L', '1') end
           append(id, log[at], names[3])
         elseif is_known(look(id)) then
           append(id, log[at])
@@ -382,9 +414,27 @@ local function commit(transaction)
   return ready[1] == nil and duplicates[1] == nil and 1 or {1, ready, duplicates}
 end
 
+-- The same for one told for short.
+local function finish_one(transaction)
+  local tag, at = transaction[1], transaction[3]
+  if not held[tag] or gone[tag] then return 0 end
+  local delivery_tag, id, n = unpack(named[tag])
+  local result, line = {false, transaction[2], at, transaction[4]}, {false, 'end', at + 1}
+  if marked[id] or logs[id] then return commit({{tag, 'a'}, nil, {result}, nil, nil, nil, nil, {line}}) end
+  settled[#settled + 1] = id
+  settled[#settled + 1] = delivery_tag
+  release(tag, delivery_tag)
+  local old = store(id, result, id)
+  end_simply(id, n, not (finals[old] and is_finished(id)) and line)
+  return 1
+end
+
 local outcomes = {}
-for at = 1, #transactions do outcomes[at] = commit(transactions[at]) end
+for at = 1, #transactions do
+  local transaction = transactions[at]
+  outcomes[at] = type(transaction[1]) == 'string' and finish_one(transaction) or commit(transaction)
+end
 flush_logs()
-note_restored()
-finish()
+leave_unacked()
+finish(true)
 return outcomes

@@ -19,7 +19,8 @@ while #found < limit do
         local id = task and task[2][2]
         local record = id and look(id)
         if record and record.n == n then
-          local line = call('LINDEX', OWN .. 'l:' .. id, tonumber(position) - tonumber(record.l or '0') - 1)
+          local line = position == '1' and record.E
+            or call('LINDEX', OWN .. 'l:' .. id, tonumber(position) - tonumber(record.l or '0') - 1)
           if line then found[#found + 1] = {number, id, record.k or '', tonumber(position), line} end
         end
       end

@@ -15,6 +15,8 @@ for _, worker in ipairs(call('ZRANGE', OWN .. 'workers', 0, -1)) do ours[match(w
 -- Appends a record to the log of a task, and to the feed.
 local function tell(id, record, data)
   local key = OWN .. 'l:' .. id
+  unfold(id, record)
+  if not record.L then change(id, record, {'L', '1'}) end
   local length = call('RPUSH', key, ARGV[3] .. ' 5 state' .. data)
   local trimmed = tonumber(record.l or '0')
   call('XADD', FEED, 'MAXLEN', '~', feed_bound, number() .. '-0', record.n, trimmed + length)

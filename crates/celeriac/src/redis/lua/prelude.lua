@@ -21,6 +21,8 @@
 --   r  position of its newest progress             h  head of its message, where the envelope has another
 --   ~  when a worker that is not ours was last heard of it, while that has it: its phase is then absent, its token -
 --   =  delivery tag of the message it was settled under, where somebody else had restored that meanwhile
+--   E  the one entry of its log, where that is its end: most tasks have no other, and need no list for it
+--   L  it has, or had, a list for its log
 --
 -- A reservation is named token.number of the task:length of the delivery tag:delivery tag, and the id of the task. All
 -- who settle need of most tasks is in that name; `celeriac:marks` has those held of which more must be known.
@@ -46,14 +48,15 @@ local ATTEMPTS_MAX = 20
 local DUE_MAX = 500
 local find, sub, match = string.find, string.sub, string.match
 
--- Sends a command about `key` with any number of arguments, in slices that fit on Lua's stack.
+-- Sends a command about `key` with any number of arguments, in slices that fit on Lua's stack; returns the sum of its
+-- answers where those are numbers of what it changed.
 local function send(command, key, args)
-  local count = #args
-  if count == 0 then return end
-  if count <= 1000 then return call(command, key, unpack(args)) end
+  local count, sum = #args, 0
   for from = 1, count, 1000 do
-    call(command, key, unpack(args, from, math.min(from + 999, count)))
+    local answer = call(command, key, unpack(args, from, math.min(from + 999, count)))
+    if type(answer) == 'number' then sum = sum + answer end
   end
+  return sum
 end
 
 -- Numbers: of tasks, places, tokens, dead letters, chords. Read once, stored by `finish`.
@@ -425,8 +428,16 @@ end
 
 local function is_finished(id) return finals[state_of(id)] or false end
 
+-- Gives a log that stands in its record a list of its own, so that more can follow.
+local function unfold(id, record)
+  if not record.E then return end
+  call('RPUSH', OWN .. 'l:' .. id, record.E)
+  change(id, record, {'E', false, 'L', '1'})
+end
+
 -- It is to run again: what it came to the last time is no longer its result.
 local function reopen(id, record)
+  unfold(id, record)
   change(id, record, {'z', false, 'w', false, 'i', false, '=', false, '~', false})
   if is_finished(id) then
     call('DEL', meta_key(id))
@@ -464,11 +475,12 @@ local function let_come_due(queue)
   end
 end
 
-local function finish()
+-- `unacked_left`: what was released has left `unacked` already.
+local function finish(unacked_left)
   flush_messages()
   if counter and counter ~= counter_read then call('SET', COUNTER, string.format('%.0f', counter)) end
   send('ZREM', LEASES, released)
-  send('HDEL', UNACKED, unacked_gone)
+  if not unacked_left then send('HDEL', UNACKED, unacked_gone) end
   send('ZREM', UNACKED_INDEX, unacked_gone)
   flush_lines()
 end

@@ -74,6 +74,7 @@ local function prepare(element, id, task, delivery_tag, entry, queue, priority)
       'p', priority > 0 and tostring(priority), 'u', now_text})
   elseif record.f == 's' or record.f == 'x' then
     if record['='] == delivery_tag then return false end
+    unfold(id, record)
     if record.f == 'x' then call('ZREM', DEAD, id) end
     change(id, record, {'a', record.a or record.u, 'o', number(), 'k', task ~= '' and task or record.k, 'q', queue,
       'p', priority > 0 and tostring(priority), 'u', now_text, 'c', false, 'b', false, 'g', false, 'v', false,
@@ -115,15 +116,16 @@ local function take(element, queue)
   local c, b, v, h
   -- One of ours that was never reserved has these, its name and when it was published, and nothing else.
   if q ~= queue or call('HLEN', key) ~= (p and 5 or 4) then
-    local f, e, elsewhere
-    f, e, elsewhere, c, b, v, h = unpack(call('HMGET', key, 'f', 'e', '~', 'c', 'b', 'v', 'h'))
+    local f, e, elsewhere, logged
+    f, e, elsewhere, c, b, v, h, logged = unpack(call('HMGET', key, 'f', 'e', '~', 'c', 'b', 'v', 'h', 'L'))
     if elsewhere then call('HDEL', key, '~') end
     if not n or f or e or q ~= queue then
       task = task or select(2, read(element))
       local record = prepare(element, id, task, delivery_tag, entry, queue, priority)
       if not record then return end
-      n, c, b, v, h, p = record.n, record.c, record.b, record.v, record.h, record.p
+      n, c, b, v, h, p, logged = record.n, record.c, record.b, record.v, record.h, record.p, record.L
     end
+    if logged then mark(id) end
   end
   taken[id] = delivery_tag
   local deliveries_now = 1
