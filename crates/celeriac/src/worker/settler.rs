@@ -99,10 +99,14 @@ pub(super) async fn run(
     }
 }
 
-async fn write(shared: &Arc<Shared>, batch: Vec<Settlement>) {
+async fn write(shared: &Arc<Shared>, mut batch: Vec<Settlement>) {
     let transactions: Vec<Transaction> =
-        batch.iter().map(|settlement| settlement.transaction.clone()).collect();
-    match commit(shared, transactions).await {
+        batch.iter_mut().map(|settlement| std::mem::take(&mut settlement.transaction)).collect();
+    let committed = commit(shared, &transactions).await;
+    for (settlement, transaction) in batch.iter_mut().zip(transactions) {
+        settlement.transaction = transaction;
+    }
+    match committed {
         Ok(outcomes) => {
             for (settlement, outcome) in batch.into_iter().zip(outcomes) {
                 finish(shared, settlement, outcome);
@@ -114,7 +118,7 @@ async fn write(shared: &Arc<Shared>, batch: Vec<Settlement>) {
         Err(_) => {
             // One of them cannot be stored: find it, and let the others pass.
             for settlement in batch {
-                match commit(shared, vec![settlement.transaction.clone()]).await {
+                match commit(shared, std::slice::from_ref(&settlement.transaction)).await {
                     Ok(mut outcomes) => {
                         finish(shared, settlement, outcomes.pop().unwrap_or(Outcome::Lost));
                     }
@@ -132,7 +136,7 @@ async fn unstorable(shared: &Arc<Shared>, mut settlement: Settlement, error: &Er
     ends.count = Count::Failed;
     let tag = ends.tag.clone();
     settlement.transaction = ending::unstorable(&tag, &settlement.transaction, error);
-    match commit(shared, vec![settlement.transaction.clone()]).await {
+    match commit(shared, std::slice::from_ref(&settlement.transaction)).await {
         Ok(mut outcomes) => finish(shared, settlement, outcomes.pop().unwrap_or(Outcome::Lost)),
         Err(error) => {
             tracing::error!(%error, %tag, "nor can its failure; the message stays until its lease has passed");
@@ -166,11 +170,11 @@ fn finish(shared: &Arc<Shared>, settlement: Settlement, outcome: Outcome) {
 }
 
 /// Commits, and tries again while the store is away.
-async fn commit(shared: &Shared, transactions: Vec<Transaction>) -> Result<Vec<Outcome>, Error> {
+async fn commit(shared: &Shared, transactions: &[Transaction]) -> Result<Vec<Outcome>, Error> {
     let mut pause = RETRY_FIRST;
     let mut patience: Option<tokio::time::Instant> = None;
     loop {
-        let error = match shared.app.store().transact.commit(transactions.clone()).await {
+        let error = match shared.app.store().transact.commit(transactions.to_vec()).await {
             Ok(outcomes) => return Ok(outcomes),
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error),
