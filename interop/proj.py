@@ -7,6 +7,9 @@ import time
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
+# After so many seconds a stand-in of Celery's restores what it finds held; so short that a test can wait for it.
+VISIBILITY_TIMEOUT = 3
+
 
 def note(line):
     """Adds a line to the notes, which the tests read."""

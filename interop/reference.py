@@ -3,11 +3,10 @@ is what Celery does. It also takes over from celeriac where the tests stop that 
 
 import os
 
-from proj import add_tasks, make_app
+from proj import VISIBILITY_TIMEOUT, add_tasks, make_app
 
 app = make_app(os.environ["INTEROP_REDIS"], task_acks_late=True, broker_transport_options={
-    # So short that a test can wait for it.
-    "visibility_timeout": 3,
+    "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_interval": 0.2,
     "unacked_restore_throttle": 1,
 })

@@ -74,6 +74,23 @@ pub struct Headers {
     pub custom: JsonMap,
 }
 
+impl Headers {
+    /// Whether no result is to be kept of a task whose own word on it is `of_task`.
+    ///
+    /// A `true` asks for none, and a `null` leaves it to the task. A `false` is an answer from producers that have three:
+    /// ours, for whom it outdoes the task's own. From Python it may be Celery's default: up to 5.5 every call by name
+    /// carries it, and a worker keeps nothing where either the call or the task says so. Celery 5.7 sends the same bytes
+    /// where a caller insists on a result. The two cannot be told apart, so what the task's author wrote stands: a task
+    /// whose callers may want its value leaves `ignore_result` to them.
+    #[must_use]
+    pub fn ignores_result(&self, of_task: bool) -> bool {
+        match self.ignore_result {
+            Some(false) if self.lang == "py" => of_task,
+            asked => asked.unwrap_or(of_task),
+        }
+    }
+}
+
 /// Time limits as the header `timelimit` has them, which is hard first.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct TimeLimit {
@@ -195,5 +212,30 @@ impl Message {
         self.properties.write(object.key("properties"));
         object.end();
         Ok(RawMessage { head: head.into_boxed_str(), body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_false_is_the_callers_word_from_rust_and_perhaps_a_default_from_python() {
+        let keeps_nothing = |lang: &str, ignore_result, of_task| {
+            Headers { lang: lang.to_owned(), ignore_result, ..Headers::default() }.ignores_result(of_task)
+        };
+        for lang in ["py", "rust", ""] {
+            for of_task in [true, false] {
+                assert!(keeps_nothing(lang, Some(true), of_task), "{lang}: a true is what was asked for");
+                assert_eq!(
+                    keeps_nothing(lang, None, of_task),
+                    of_task,
+                    "{lang}: a null is the task's to decide"
+                );
+            }
+            assert!(!keeps_nothing(lang, Some(false), false), "{lang}: neither wants to do without");
+        }
+        assert!(keeps_nothing("py", Some(false), true), "what Celery 5.5 sends of every call by name");
+        assert!(!keeps_nothing("rust", Some(false), true), "what is only sent where it is meant");
     }
 }

@@ -219,8 +219,17 @@ impl Backend for RedisStore {
         });
         let mut parts = parts.collect::<Result<Vec<_>>>()?;
         // A header that ends in groups has its shape beside it, by which the results are nested.
-        if let Some(nested) = value::text(shape).and_then(|shape| nested(shape, &parts)) {
-            parts = nested;
+        if let Some(header) = value::text(shape).and_then(header) {
+            // A worker of Celery 5.5 that reaches such a group sets the size of the chord to the group's, so that the
+            // parts count as complete before they are; its own workers then wait for the results of the rest, too.
+            let Some(whole) = self.with_results(&header, parts).await? else { return Ok(None) };
+            parts = header
+                .iter()
+                .zip(0..)
+                .filter_map(|(member, index)| {
+                    Some(ChordPart { index: Some(index), ..joined(member, &whole)? })
+                })
+                .collect();
         }
         let [body, last] = items(about) else { return Err(self.link.unexpected("chord")) };
         let body = match value::bytes(body) {
@@ -340,6 +349,35 @@ impl RedisStore {
         Ok(message.and_then(|message| message.body.embed.chord).map(|chord| chord.encode()))
     }
 
+    /// The parts of a header by task, with the results of those that are not counted; nothing while one has none.
+    async fn with_results(
+        &self,
+        header: &[ResultTuple],
+        parts: Vec<ChordPart>,
+    ) -> Result<Option<HashMap<TaskId, ChordPart>>> {
+        let Some(group_id) = parts.first().map(|part| part.group_id.clone()) else { return Ok(None) };
+        let mut found: HashMap<TaskId, ChordPart> =
+            parts.into_iter().map(|part| (part.task_id.clone(), part)).collect();
+        let mut missing = Vec::new();
+        tasks_of(header, &mut |id| {
+            if !found.contains_key(id) {
+                missing.push(TaskId::from(id));
+            }
+        });
+        for (task_id, meta) in missing.iter().zip(self.fetch(&missing).await?) {
+            let Some(meta) = meta.filter(|meta| meta.state.is_ready()) else { return Ok(None) };
+            let part = ChordPart {
+                group_id: group_id.clone(),
+                task_id: task_id.clone(),
+                index: None,
+                state: meta.state,
+                result: meta.result,
+            };
+            found.insert(task_id.clone(), part);
+        }
+        Ok(Some(found))
+    }
+
     fn meta(&self, id: &TaskId, bytes: &[u8]) -> Result<ResultMeta> {
         ResultMeta::decode(bytes).map_err(|why| self.damaged(&format!("the result of task {id}"), &why))
     }
@@ -383,21 +421,25 @@ fn chord_part(group_id: &GroupId, text: &str, score: Option<&Value>) -> Option<C
     })
 }
 
-/// The parts of a header in the shape of its saved result: a member that is a group becomes one part, whose result is the
-/// array of its members' results, or the first of them that failed. Nothing where the shape does not fit the parts.
-fn nested(shape: &str, parts: &[ChordPart]) -> Option<Vec<ChordPart>> {
-    let kept = Json::parse(shape).ok()?.entries().ok()?;
+/// The members of a header whose result was saved.
+fn header(saved: &str) -> Option<Vec<ResultTuple>> {
+    let kept = Json::parse(saved).ok()?.entries().ok()?;
     let (_, tuple) = kept.iter().find(|(key, _)| key.as_str() == "result")?;
-    let by_id: HashMap<&str, &ChordPart> = parts.iter().map(|part| (part.task_id.as_str(), part)).collect();
-    let members = ResultTuple::decode(tuple).ok()?.children?;
-    let place = |(member, index): (&ResultTuple, u32)| {
-        Some(ChordPart { index: Some(index), ..joined(member, &by_id)? })
-    };
-    members.iter().zip(0..).map(place).collect()
+    ResultTuple::decode(tuple).ok()?.children
 }
 
-fn joined(member: &ResultTuple, by_id: &HashMap<&str, &ChordPart>) -> Option<ChordPart> {
-    let Some(children) = &member.children else { return by_id.get(member.id.as_str()).copied().cloned() };
+fn tasks_of(members: &[ResultTuple], note: &mut impl FnMut(&str)) {
+    for member in members {
+        match &member.children {
+            Some(children) => tasks_of(children, note),
+            None => note(&member.id),
+        }
+    }
+}
+
+/// The part of a member: of one that is a group, the array of its members' results, or the first of them that failed.
+fn joined(member: &ResultTuple, by_id: &HashMap<TaskId, ChordPart>) -> Option<ChordPart> {
+    let Some(children) = &member.children else { return by_id.get(member.id.as_str()).cloned() };
     let parts = children.iter().map(|child| joined(child, by_id)).collect::<Option<Vec<_>>>()?;
     if let Some(failed) = parts.iter().find(|part| part.state != State::Success) {
         return Some(failed.clone());

@@ -394,7 +394,7 @@ impl End<'_> {
 
     fn ignores_result(&self, options: &TaskOptions) -> bool {
         let of_task = options.ignore_result.unwrap_or(self.app.config().task_ignore_result);
-        self.message.headers.ignore_result.unwrap_or(of_task)
+        self.message.headers.ignores_result(of_task)
     }
 
     fn meta(&self, state: State) -> ResultMeta {

@@ -176,11 +176,12 @@ async fn begin(
     context: &Context,
 ) -> bool {
     let config = shared.app.config();
-    let track = match task {
-        Runnable::Task(task) => task.options.track_started,
-        Runnable::Builtin(_) => None,
+    let (track, ignore) = match task {
+        Runnable::Task(task) => (task.options.track_started, task.options.ignore_result),
+        Runnable::Builtin(_) => (None, None),
     };
-    let track = track.unwrap_or(config.task_track_started) && message.headers.ignore_result != Some(true);
+    let ignored = message.headers.ignores_result(ignore.unwrap_or(config.task_ignore_result));
+    let track = track.unwrap_or(config.task_track_started) && !ignored;
     if acks_late && !track {
         return true;
     }

@@ -16,6 +16,7 @@ mod protocol;
 mod protocol_control;
 mod protocol_hostile;
 mod redis;
+mod redis_chords;
 mod redis_log;
 mod redis_server;
 mod sqlite;
