@@ -4,8 +4,9 @@ import datetime
 import json
 
 import pytest
+from celery.exceptions import TaskRevokedError
 
-from conftest import PATIENCE, until
+from conftest import PATIENCE, PYTHON_NODE, until
 
 pytestmark = pytest.mark.celeriac
 
@@ -80,6 +81,77 @@ def test_the_message_has_all_that_python_expects(python):
     told = call(python, "py.context", "v", options=["--priority", "3"])["result"]
     assert told["root_id"] == told["id"] and told["parent_id"] is None
     assert told["queue"] == "python" and told["origin"].startswith("gen") and told["value"] == "v"
+
+
+def revoke(place, task_id, *options):
+    """`celeriac revoke`, and what it says became of the task."""
+    ran = place.celeriac("--json", "revoke", task_id, *options)
+    assert ran.returncode == 0, (ran.stdout, ran.stderr)
+    return json.loads(ran.stdout)
+
+
+def sent_by(place, side, task, *args, **options):
+    """Sends one task from one side, and returns its id."""
+    if side == "py":
+        return place.send(task, *args, **options).id
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return place.celeriac("call", task, "--args", json.dumps(list(args)), *flags).stdout.strip()
+
+
+@pytest.mark.parametrize("side", ["py", "celeriac"])
+def test_what_python_runs_is_stopped(python, side):
+    task_id = sent_by(python, side, "py.slow", 3600, f"run for {side}")
+    python.noted(f"run for {side}")
+    told = revoke(python, task_id)
+    # Of what Python has sent to Python nothing is known here.
+    assert told["was"] == ("noted" if side == "py" else "elsewhere") and "1 worker was told" in told["text"]
+    active = python.app.control.inspect(timeout=PATIENCE, destination=[PYTHON_NODE]).active()[PYTHON_NODE]
+    assert task_id in [running["id"] for running in active], "it goes on"
+    told = revoke(python, task_id, "--terminate")
+    assert (told["was"], told["text"]) == ("terminating", f"was taken by {PYTHON_NODE}, which stops it")
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        python.app.AsyncResult(task_id).get(timeout=PATIENCE)
+    assert revoke(python, task_id, "--terminate")["was"] == "finished"
+
+
+@pytest.mark.parametrize("side", ["py", "celeriac"])
+def test_what_python_holds_is_revoked(python, side):
+    # No worker of ours consumes from there, so Python's waits with it, as with all that Python sends.
+    task_id = sent_by(python, side, "py.slow", 0, f"held for {side}", countdown=5)
+    inspect = python.app.control.inspect(timeout=PATIENCE, destination=[PYTHON_NODE])
+    until(lambda: task_id in [held["request"]["id"] for held in inspect.scheduled()[PYTHON_NODE]],
+          "Python's worker should hold it")
+    told = revoke(python, task_id)
+    assert told["was"] == ("noted" if side == "py" else "elsewhere") and "1 worker was told" in told["text"]
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        python.app.AsyncResult(task_id).get(timeout=PATIENCE)
+    until(lambda: not inspect.scheduled()[PYTHON_NODE], "its time should come")
+    assert f"held for {side}" not in python.notes()
+
+
+@pytest.mark.parametrize("side", ["py", "celeriac"])
+def test_what_was_sent_is_revoked_before_any_worker_lives(place, side):
+    ids = [sent_by(place, side, "py.slow", 0, "never"),
+           sent_by(place, side, "py.slow", 0, "never later", countdown=3600)]
+    # With Python all that is sent stands on the queue, be it for later.
+    later = "queued" if side == "py" else "scheduled"
+    assert [revoke(place, task_id)["was"] for task_id in ids] == ["queued", later]
+    for task_id in ids:
+        with pytest.raises(TaskRevokedError, match="revoked"):
+            place.app.AsyncResult(task_id).get(timeout=PATIENCE)
+    place.python_worker()
+    assert place.get("py.add", 1, 1) == 2
+    assert place.notes() == []
+
+
+def test_what_was_never_sent_is_noted_and_said_so(place):
+    told = revoke(place, "foretold")
+    assert told["was"] == "noted" and "no worker answers" in told["text"]
+    place.rust_worker()
+    result = place.send("rust.slow", 0, "foretold ran", task_id="foretold")
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        result.get(timeout=PATIENCE)
+    assert place.notes() == []
 
 
 COMPOSED = {"chain": 12, "chord": 6, "group": [2, 4], "chain_of_chord": 14, "chord_of_chains": [4, 6]}

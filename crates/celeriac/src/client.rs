@@ -138,13 +138,23 @@ pub enum Revoked {
         /// Whether it was told to stop the run.
         terminate: bool,
     },
+    /// A worker of Celery's has taken it, to run it or to wait for its time. The workers that live were told: one that has
+    /// not begun the task refuses it when its time comes, and with `terminate` one that runs it stops it. What a worker of
+    /// Celery's was told it remembers for as long as it lives.
+    Elsewhere {
+        /// Who runs it or waits with it, where that is known.
+        worker: Option<WorkerName>,
+        /// So many workers that live, ours and Celery's, have answered.
+        workers: usize,
+        /// Whether the worker that has it answered that it stops it; only asked with `terminate`.
+        stopped: bool,
+    },
     /// It was finished already.
     Finished,
     /// The store does not know the id. Celery may have sent it all the same, or may run it; so it is noted, and workers
     /// that meet it refuse it.
     Noted {
-        /// So many workers that live, ours and Celery's, were told at once; with `terminate` one of Celery's that runs
-        /// the task stops it.
+        /// So many workers that live, ours and Celery's, have answered.
         workers: usize,
     },
     /// No store knows the id.
@@ -296,29 +306,45 @@ impl Celeriac {
     }
 
     /// Revokes tasks: what waits ends in REVOKED at once; what runs is stopped when `terminate` is set. Says what
-    /// happened to each, in order. On Redis, Celery's workers are told of what the store does not know.
+    /// happened to each, in order. On Redis, workers are told of what Celery's may have: what the store does not know, and
+    /// what has gone from its queue by no hand of ours.
     ///
     /// # Errors
     /// When the store cannot be written; revoking again is safe.
     pub async fn revoke(&self, ids: &[TaskId], terminate: bool) -> Result<Vec<Revoked>> {
         let mut answers = self.revoke_known(ids, terminate).await?;
-        let unknown = ids.iter().zip(&answers).filter(|(_, answer)| **answer == Revoked::Unknown);
-        let unknown: Vec<TaskId> = unknown.map(|(id, _)| id.clone()).collect();
-        if unknown.is_empty() || self.store().control.announcer().is_none() {
+        let told = |answer: &Revoked| matches!(answer, Revoked::Unknown | Revoked::Elsewhere { .. });
+        let those = |which: &dyn Fn(&Revoked) -> bool| -> Vec<TaskId> {
+            ids.iter().zip(&answers).filter(|(_, answer)| which(answer)).map(|(id, _)| id.clone()).collect()
+        };
+        let (unknown, to_tell) = (those(&|answer| *answer == Revoked::Unknown), those(&told));
+        if to_tell.is_empty() || self.store().control.announcer().is_none() {
             return Ok(answers);
         }
         self.store().control.note_revoked(&unknown).await?;
         let unwritable = |why| Error::invalid("task ids", why);
         let arguments = JsonMap::from([
-            ("task_id", Json::from_value(&unknown).map_err(unwritable)?),
+            ("task_id", Json::from_value(&to_tell).map_err(unwritable)?),
             ("terminate", Json::from_value(&terminate).map_err(unwritable)?),
             ("signal", Json::string("SIGTERM")),
         ]);
-        let workers = self.control("revoke", arguments, None, crate::inspect::REPLY_TIMEOUT).await?.len();
-        for answer in &mut answers {
-            if *answer == Revoked::Unknown {
-                *answer = Revoked::Noted { workers };
-            }
+        let replies = self.control("revoke", arguments, None, crate::inspect::REPLY_TIMEOUT).await?;
+        for (id, answer) in ids.iter().zip(&mut answers).filter(|(_, answer)| told(answer)) {
+            let by = replies.iter().find(|reply| terminate && has_terminated(&reply.content, id));
+            let workers = replies.len();
+            *answer = match std::mem::replace(answer, Revoked::Unknown) {
+                Revoked::Elsewhere { worker, .. } => Revoked::Elsewhere {
+                    worker: by.map(|reply| reply.worker.clone()).or(worker),
+                    workers,
+                    stopped: by.is_some(),
+                },
+                _ => match by {
+                    Some(by) => {
+                        Revoked::Elsewhere { worker: Some(by.worker.clone()), workers, stopped: true }
+                    }
+                    None => Revoked::Noted { workers },
+                },
+            };
         }
         Ok(answers)
     }
@@ -338,6 +364,7 @@ impl Celeriac {
                     if phase == Phase::Delayed { Revoked::Scheduled } else { Revoked::Queued }
                 }
                 Revocation::Held { worker } => Revoked::Running { worker, terminate },
+                Revocation::Elsewhere { worker } => Revoked::Elsewhere { worker, workers: 0, stopped: false },
                 Revocation::Finished => Revoked::Finished,
                 Revocation::Unknown => Revoked::Unknown,
             });
@@ -352,6 +379,14 @@ impl Celeriac {
         }
         Ok(answers)
     }
+}
+
+/// Whether a worker answers that it terminates the task: Celery's words are `terminate: <id>, <id>`.
+fn has_terminated(answer: &Json, id: &TaskId) -> bool {
+    let said =
+        answer.entries().ok().and_then(|answer| answer.get("ok")?.as_string().map(|said| said.into_owned()));
+    let ids = said.as_deref().and_then(|said| said.strip_prefix("terminate: "));
+    ids.is_some_and(|ids| ids.split(", ").any(|one| one == id.as_str()))
 }
 
 fn fresh_id() -> String {

@@ -1,5 +1,6 @@
 //! `celeriac revoke`: revokes tasks, and says what happened to each.
 
+use celeriac::id::WorkerName;
 use celeriac::{Revoked, TaskId};
 use serde_json::json;
 
@@ -27,14 +28,32 @@ pub(crate) async fn run(session: &Session, args: &Revoke) -> Result<Exit, Proble
             Revoked::Running { worker, terminate: false } => {
                 ("running", format!("runs on {worker} and goes on; --terminate stops it"))
             }
+            Revoked::Elsewhere { worker: Some(worker), stopped: true, .. } => {
+                ("terminating", format!("was taken by {worker}, which stops it"))
+            }
+            Revoked::Elsewhere { worker, workers: 0, .. } => {
+                let worker = by(worker.as_ref());
+                let text =
+                    format!("was taken by {worker}, and no worker answers; it runs on where that lives");
+                ("elsewhere", text)
+            }
+            Revoked::Elsewhere { worker, workers, .. } => {
+                let (worker, told) = (by(worker.as_ref()), told(*workers));
+                let then = match args.terminate {
+                    true => "none of them runs it now",
+                    false => "it is refused unless it has begun; --terminate stops it even then",
+                };
+                ("elsewhere", format!("was taken by {worker}; {told}: {then}"))
+            }
             Revoked::Finished => ("finished", "has finished already".to_owned()),
+            Revoked::Noted { workers: 0 } => {
+                let text =
+                    "is not known to the store; no worker answers, it is noted for ours, which refuse it";
+                ("noted", text.to_owned())
+            }
             Revoked::Noted { workers } => {
-                let workers =
-                    if *workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
-                (
-                    "noted",
-                    format!("is not known to the store; {workers} told, and it is refused when it is met"),
-                )
+                let told = told(*workers);
+                ("noted", format!("is not known to the store; {told}, and refuse it when they meet it"))
             }
             Revoked::Unknown => {
                 exit = Exit::NotFound;
@@ -44,4 +63,12 @@ pub(crate) async fn run(session: &Session, args: &Revoke) -> Result<Exit, Proble
         session.output.data(format_args!("{id} {text}"), &json!({ "id": id, "was": word, "text": text }))?;
     }
     Ok(exit)
+}
+
+fn by(worker: Option<&WorkerName>) -> String {
+    worker.map_or_else(|| "a worker of Celery's".to_owned(), ToString::to_string)
+}
+
+fn told(workers: usize) -> String {
+    if workers == 1 { "1 worker was told".to_owned() } else { format!("{workers} workers were told") }
 }

@@ -68,6 +68,8 @@ pub(crate) enum RevokedName {
     Queued,
     /// A worker runs it.
     Running,
+    /// A worker of Celery's has taken it. The workers that live were told, and refuse it unless it has begun.
+    Elsewhere,
     /// It was finished already.
     Finished,
     /// It is not known here, but Celery may have sent it: workers were told, and refuse it when they meet it.
@@ -83,6 +85,8 @@ pub(crate) struct RevokeManyView {
     queued: u64,
     /// So many run; with `terminate` they were told to stop.
     running: u64,
+    /// So many were taken by workers of Celery's, which were told.
+    elsewhere: u64,
     /// So many were finished already.
     finished: u64,
     /// So many are not known here, but Celery may have sent them: workers were told.
@@ -132,6 +136,24 @@ pub(crate) async fn one(
         Some(Revoked::Scheduled) => (RevokedName::Scheduled, None, "it waited for its time, and is revoked"),
         Some(Revoked::Queued) => (RevokedName::Queued, None, "it waited for a worker, and is revoked"),
         Some(Revoked::Finished) => (RevokedName::Finished, None, "it was finished already; nothing was done"),
+        Some(Revoked::Elsewhere { worker, stopped: true, .. }) => (
+            RevokedName::Elsewhere,
+            worker,
+            "a worker of Celery's runs it, and has answered that it stops it",
+        ),
+        Some(Revoked::Elsewhere { worker, workers: 0, .. }) => {
+            (RevokedName::Elsewhere, worker, "a worker of Celery's has taken it, and no worker answers")
+        }
+        Some(Revoked::Elsewhere { worker, .. }) => (
+            RevokedName::Elsewhere,
+            worker,
+            "a worker of Celery's has taken it; the workers that live were told, and refuse it unless it has begun",
+        ),
+        Some(Revoked::Noted { workers: 0 }) => (
+            RevokedName::Noted,
+            None,
+            "it is not known here, and no worker answers; it is noted, and workers of ours refuse it when they meet it",
+        ),
         Some(Revoked::Noted { .. }) => (
             RevokedName::Noted,
             None,
@@ -150,7 +172,7 @@ pub(crate) async fn one(
         id: task_id.to_string(),
         revoked,
         worker: worker.map(|worker| worker.to_string()),
-        terminate: terminate && revoked == RevokedName::Running,
+        terminate: terminate && matches!(revoked, RevokedName::Running | RevokedName::Elsewhere),
         text: text.to_owned(),
     }))
 }
@@ -179,6 +201,7 @@ pub(crate) async fn many(
                 Revoked::Scheduled => view.scheduled += 1,
                 Revoked::Queued => view.queued += 1,
                 Revoked::Running { .. } => view.running += 1,
+                Revoked::Elsewhere { .. } => view.elsewhere += 1,
                 Revoked::Finished => view.finished += 1,
                 Revoked::Noted { .. } => view.noted += 1,
                 Revoked::Unknown => view.unknown += 1,

@@ -185,6 +185,12 @@ pub enum Revocation {
         /// The holder.
         worker: WorkerName,
     },
+    /// A worker that does not take its tasks by this trait has taken it: one of Celery's. It is marked, so that ours do
+    /// not run it again, and that worker is the caller's to tell.
+    Elsewhere {
+        /// That worker, where it has told what it runs.
+        worker: Option<WorkerName>,
+    },
     /// It was over already.
     Finished,
     /// This store does not know the id; nothing is remembered of it.

@@ -382,6 +382,11 @@ fn revocation(answer: Value) -> Option<Revocation> {
         0 => Some(Revocation::Unknown),
         1 => Some(Revocation::Finished),
         2 => Some(Revocation::Held { worker: WorkerName::from(&*value::lossy(&parts.next()?)) }),
+        4 => {
+            let answer = parts.next()?;
+            let worker = value::lossy(&answer);
+            Some(Revocation::Elsewhere { worker: (!worker.is_empty()).then(|| WorkerName::from(&*worker)) })
+        }
         3 => {
             let phase = if value::text(&parts.next()?) == Some("d") { Phase::Delayed } else { Phase::Queued };
             Some(Revocation::Taken { phase, delivery: Box::new(delivery(parts.next()?)?) })

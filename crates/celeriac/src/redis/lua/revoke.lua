@@ -1,7 +1,8 @@
 -- Revokes tasks: what waits is reserved for the caller, what is held gets a mark.
 --
 -- ARGV[4] {worker, end of the lease in microseconds, now in Celery's seconds, whether to terminate, ids}
--- Returns for each {0} unknown, {1} finished, {2, holder}, or {3, phase before, delivery as `reserve` has it}.
+-- Returns for each {0} unknown, {1} finished, {2, holder}, {3, phase before, delivery as `reserve` has it}, or {4, worker of
+--   Python's, empty where it has not told}.
 
 local order = cmsgpack.unpack(ARGV[4])
 local worker, lease_end, seconds, terminate, ids = order[1], order[2], order[3], order[4], order[5]
@@ -122,7 +123,7 @@ local function revoke(id)
   change(id, record, {'v', '1'})
   if is_finished(id) then return {1} end
   local _, _, python = holder(record)
-  return {2, record['~'] and python or ''}
+  return {4, record['~'] and python or ''}
 end
 
 local answers = {}
