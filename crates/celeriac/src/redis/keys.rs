@@ -1,7 +1,9 @@
 //! Every key and channel that this store uses in Redis.
 //!
 //! Celery's keys keep Celery's names; our own begin with `celeriac:`. `global_keyprefix` goes before all of them but the
-//! results, which have a prefix of their own, as in Celery. `<id>` is a task, `<gid>` a group, `<q>` a queue.
+//! results, which have a prefix of their own, as in Celery. `<id>` is a task, `<gid>` a group, `<q>` a queue, `<ticket>` a
+//! question to workers. A key whose bound begins with TTL always has one; `tests/it/redis_keys.rs` reads this table, and
+//! compares.
 //!
 //! | key | type | holds | owner, and what bounds it |
 //! |---|---|---|---|
@@ -10,9 +12,13 @@
 //! | `unacked_index` | zset | delivery tag by the second it was last known to be held | Celery; with `unacked` |
 //! | `_kombu.binding.<q>` | set | the binding of a queue to the exchange of its name | Celery; one a queue |
 //! | `_kombu.binding_permanent.<q>` | set | the same | Celery; one a queue |
-//! | `celery-task-meta-<id>` | string | state and result | Celery; TTL `result_expires` |
-//! | `celery-taskset-meta-<gid>` | string | the shape of a saved group | Celery; the same TTL, swept |
-//! | `celery-taskset-meta-<gid>.s .t .j .d .c` | string, string, zset, set, string | a chord | Celery; the same TTL, fired, swept |
+//! | `celery-task-meta-<id>` | string | state and result | TTL `result_expires`; Celery |
+//! | `celery-taskset-meta-<gid>` | string | the shape of a saved group | TTL, the same; swept |
+//! | `celery-taskset-meta-<gid>.s` | string | how many parts a chord has | TTL, the same; fired, swept |
+//! | `celery-taskset-meta-<gid>.t` | string | how many were added to them, which only Python does | TTL, the same; fired, swept |
+//! | `celery-taskset-meta-<gid>.j` | zset | its parts by their place | TTL, the same; fired, swept |
+//! | `celery-taskset-meta-<gid>.d` | set | which parts were counted | TTL, the same; fired, swept |
+//! | `celery-taskset-meta-<gid>.c` | string | who fires it, and then that it was fired | TTL, the same, and then five minutes |
 //! | `celeriac:counter` | string | the last number given out | this store; one |
 //! | `celeriac:tasks` | stream | number-0 → id, in the order of acceptance | the task; swept with it |
 //! | `celeriac:t:<id>` | hash | what is known of a task, see `lua/prelude.lua` | the task; swept |
@@ -32,12 +38,24 @@
 //! | `celeriac:uneven` | set | lists that hold priorities between Celery's steps | goes with the list's last message |
 //! | `celeriac:feed` | stream | batches of (task number, position) in the order of writing | `feed_bound` |
 //! | `celeriac:groups` | zset | groups saved and chords opened, by when | swept |
-//! | `celeriac:c:<gid>` | hash | what Celery does not keep of a chord: its body | the chord; fired, swept; the same TTL |
+//! | `celeriac:c:<gid>` | hash | what Celery does not keep of a chord: its body | TTL, the same; fired, swept |
 //! | `celeriac:ready` | zset | chords complete and not fired, by number | fired, swept |
 //! | `celeriac:swept` | string | where the next sweep goes on | this store; one |
-//! | channel `celery-task-meta-<id>` | – | the result, when it is stored | Celery |
+//! | `celeriac:worker:<id>` | string | the card of a worker of ours | TTL, a minute beyond its own |
+//! | `celeriac:workers` | zset | workers of ours by when their cards expire | the worker; taken out by the next heartbeat of any |
+//! | `celeriac:commands` | stream | what workers are told | TTL, an hour after the last; `COMMANDS_KEPT_MAX` |
+//! | `celeriac:commands:last` | string | the number of the newest of them | this store; one |
+//! | `celeriac:command:<id>` | string | that a command is in that log, by its delivery tag | TTL, an hour |
+//! | `celeriac:reply-to:<ticket>` | string | where Python wants answers to go | TTL, an hour |
+//! | `celeriac:replies:<ticket>` | hash | answers of workers of ours | TTL, ten minutes |
+//! | `celeriac:reply-queues` | zset | tickets bound for answers of Python's workers, by when they are taken away | taken away by the next question or heartbeat of any |
+//! | `<ticket>.reply.celery.pidbox` | list | answers of Python's workers, and to Python | with its ticket in `celeriac:reply-queues`; what we push to has a TTL of a minute |
+//! | `_kombu.binding.reply.celery.pidbox` | set | bindings of such lists | with their tickets |
+//! | `_kombu.binding_deadlines` | zset | until when the table above counts | Celery; one member of ours |
+//! | `celeriac:revoked` | zset | tasks revoked that no store knows, by when | TTL, three hours; `REVOKED_NOTED_MAX` |
 //!
-//! Keys of presence and remote control stand in `presence` and `control`.
+//! Channels hold nothing: `celery-task-meta-<id>` tells a result when it is stored, `/<db>.celery.pidbox` commands,
+//! `/<db>.celeryev/<type>` events; who subscribes to `celeriac:listeners` is one of ours.
 
 /// What stands between a queue and its priority step in the name of a list.
 pub(super) const SEPARATOR: &str = "\u{6}\u{16}";

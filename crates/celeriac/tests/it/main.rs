@@ -17,6 +17,7 @@ mod protocol_control;
 mod protocol_hostile;
 mod redis;
 mod redis_chords;
+mod redis_keys;
 mod redis_log;
 mod redis_server;
 mod sqlite;

@@ -20,7 +20,7 @@ use crate::redis_chords::part;
 use crate::redis_server::RedisServer;
 use crate::support::PATIENCE;
 
-const LEASE: Duration = Duration::from_secs(20);
+pub(crate) const LEASE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn open(server: &RedisServer) -> (Arc<RedisStore>, ManualClock) {
     let clock = ManualClock::new();
@@ -28,7 +28,7 @@ pub(crate) async fn open(server: &RedisServer) -> (Arc<RedisStore>, ManualClock)
     (store, clock)
 }
 
-fn message(id: &str) -> Routed {
+pub(crate) fn message(id: &str) -> Routed {
     Routed {
         task_id: TaskId::from(id),
         task: "t".into(),
@@ -48,7 +48,7 @@ fn envelope(id: &str, delivery_tag: &str) -> String {
     )
 }
 
-fn request(wait: Duration) -> Reserve {
+pub(crate) fn request(wait: Duration) -> Reserve {
     Reserve {
         worker: WorkerName::from("w@host/1"),
         queues: vec![QueueName::from("q")],
@@ -59,7 +59,7 @@ fn request(wait: Duration) -> Reserve {
     }
 }
 
-async fn reserve(store: &RedisStore) -> Vec<Delivery> {
+pub(crate) async fn reserve(store: &RedisStore) -> Vec<Delivery> {
     store.reserve(&request(Duration::ZERO)).await.unwrap()
 }
 
@@ -78,7 +78,7 @@ fn finished(delivery: &Delivery) -> Transaction {
     Transaction { record, ..Transaction::fenced(delivery.tag.clone(), Then::Ack) }
 }
 
-async fn finish(store: &RedisStore, delivery: &Delivery) {
+pub(crate) async fn finish(store: &RedisStore, delivery: &Delivery) {
     let outcomes = store.commit(vec![finished(delivery)]).await.unwrap();
     assert!(outcomes[0].is_committed(), "{outcomes:?}");
 }
