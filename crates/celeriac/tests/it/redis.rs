@@ -42,7 +42,7 @@ pub(crate) fn message(id: &str) -> Routed {
 }
 
 /// An element of a list as Celery writes it; see the captured messages.
-fn envelope(id: &str, delivery_tag: &str) -> String {
+pub(crate) fn envelope(id: &str, delivery_tag: &str) -> String {
     format!(
         r#"{{"body": "W1syLCAzXSwge30sIHt9XQ==", "content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "t", "id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, "timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "(2, 3)", "kwargsrepr": "{{}}", "origin": "gen1@host", "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {{}}}}, "properties": {{"correlation_id": "{id}", "reply_to": "", "delivery_mode": 2, "delivery_info": {{"exchange": "", "routing_key": "q"}}, "priority": 0, "body_encoding": "base64", "delivery_tag": "{delivery_tag}"}}}}"#
     )
