@@ -66,7 +66,7 @@ impl RedisServer {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let file = folder.path().join("sentinel.conf");
         let watch =
-            format!("port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {} 1\n", self.port);
+            format!("port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {service} 1000\nsentinel failover-timeout {service} 5000\n", self.port);
         std::fs::write(&file, watch).unwrap();
         let mut command = Command::new("redis-server");
         command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
@@ -79,6 +79,37 @@ impl RedisServer {
     /// Its address, without a scheme.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Becomes a replica of `master`, and has all that it has.
+    pub(crate) async fn follow(&self, master: &Self) {
+        assert_eq!(self.command(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]), "+OK\r\n");
+        let deadline = Instant::now() + PATIENCE;
+        while !self.command(&["INFO", "replication"]).contains("master_link_status:up") {
+            assert!(Instant::now() < deadline, "the replica does not follow");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until it has all that `master` has.
+    pub(crate) async fn caught_up(&self, master: &Self) {
+        let offset = |server: &Self, field: &str| {
+            let info = server.command(&["INFO", "replication"]);
+            info.lines().find_map(|line| line.strip_prefix(field)?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let wanted = offset(master, "master_repl_offset:");
+        let deadline = Instant::now() + PATIENCE;
+        while offset(self, "slave_repl_offset:") < wanted {
+            assert!(Instant::now() < deadline, "the replica does not catch up");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let Some(process) = &self.process else { return };
+        let pid = process.id().to_string();
+        let _ = Command::new("kill").args(["-s", signal, &pid]).stderr(Stdio::null()).status().unwrap();
     }
 
     /// Ends it as a crash would.
@@ -129,6 +160,12 @@ impl RedisServer {
         let mut answer = String::new();
         read_answer(&mut BufReader::new(stream), &mut answer)?;
         Some(answer)
+    }
+
+    /// A number kept as text; 0 where there is none.
+    pub(crate) fn number_of(&self, words: &[&str]) -> i64 {
+        let answer = self.command(words);
+        answer.split("\r\n").nth(1).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// A number that a command answers.
