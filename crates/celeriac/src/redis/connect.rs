@@ -6,10 +6,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
-use redis::{ProtocolVersion, RedisConnectionInfo, RedisError, Value};
+use redis::{ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value};
 
 use super::address::{Address, Place};
 use super::fault::store_error;
@@ -19,6 +21,8 @@ use crate::store::{Error, Result};
 
 /// How long a server may be silent in TCP's eyes.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long a Sentinel has to answer before the next one is asked as well.
+const SENTINEL_HEAD_START: Duration = Duration::from_millis(300);
 /// The first version with all the commands used here.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
@@ -76,8 +80,15 @@ impl Connector {
         client: &Client,
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection> {
-        let opened = client.get_multiplexed_async_connection_with_config(&config).await;
-        opened.map_err(|error| self.error(&error, "connect"))
+        self.open_raw(client, config).await.map_err(|error| self.error(&error, "connect"))
+    }
+
+    pub(super) async fn open_raw(
+        &self,
+        client: &Client,
+        config: AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     pub(super) fn error(&self, error: &RedisError, what: &str) -> Error {
@@ -155,44 +166,53 @@ impl Connector {
         Client::open(info).map_err(|error| self.error(&error, "connect"))
     }
 
-    /// The master, as the first Sentinel that answers has it.
+    /// The master, as the first Sentinel that answers has it: each is asked a little after the one before it, so that
+    /// one that is dead without saying so costs no more than that.
     async fn ask_sentinels(&self) -> Result<(String, u16)> {
-        let Place::Sentinel { nodes, service, username, password } = &self.address.place else {
+        let Place::Sentinel { nodes, .. } = &self.address.place else {
             return Err(Error::unavailable("ask Sentinel", "there is none"));
         };
+        let asked = nodes.iter().zip(0_u32..).map(|((host, port), place)| async move {
+            tokio::time::sleep(SENTINEL_HEAD_START * place).await;
+            self.ask_sentinel(host, *port).await
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
         let mut last = None;
-        for (host, port) in nodes {
-            let mut settings = RedisConnectionInfo::default();
-            if let Some(username) = username {
-                settings = settings.set_username(username);
-            }
-            if let Some(password) = password {
-                settings = settings.set_password(password);
-            }
-            let asked = async {
-                let client = self.open_client(self.info(self.tcp(host, *port), settings)?)?;
-                let mut connection = self.open(&client, self.config()).await?;
-                let answer: Value = redis::cmd("SENTINEL")
-                    .arg("get-master-addr-by-name")
-                    .arg(service)
-                    .query_async(&mut connection)
-                    .await
-                    .map_err(|error| self.error(&error, "ask Sentinel"))?;
-                Ok(host_and_port(&answer))
-            };
-            match asked.await {
-                Ok(Some(master)) => return Ok(master),
-                Ok(None) => {
-                    last = Some(Error::Open {
-                        what: self.shown().to_owned(),
-                        why: format!("Sentinel {host}:{port} watches no service {service}"),
-                        remedy: "name one of those that SENTINEL MASTERS lists".to_owned(),
-                    });
-                }
-                Err(error) => last = Some(error),
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(master) => return Ok(master),
+                // What is wrong with the URL says more than that one does not answer.
+                Err(error) if last.as_ref().is_none_or(Error::is_transient) => last = Some(error),
+                Err(_) => {}
             }
         }
         Err(last.unwrap_or_else(|| Error::unavailable("ask Sentinel", "the URL names none")))
+    }
+
+    async fn ask_sentinel(&self, host: &str, port: u16) -> Result<(String, u16)> {
+        let Place::Sentinel { service, username, password, .. } = &self.address.place else {
+            return Err(Error::unavailable("ask Sentinel", "there is none"));
+        };
+        let mut settings = RedisConnectionInfo::default();
+        if let Some(username) = username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = password {
+            settings = settings.set_password(password);
+        }
+        let client = self.open_client(self.info(self.tcp(host, port), settings)?)?;
+        let mut connection = self.open(&client, self.config()).await?;
+        let answer: Value = redis::cmd("SENTINEL")
+            .arg("get-master-addr-by-name")
+            .arg(service)
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| self.error(&error, "ask Sentinel"))?;
+        host_and_port(&answer).ok_or_else(|| Error::Open {
+            what: self.shown().to_owned(),
+            why: format!("Sentinel {host}:{port} watches no service {service}"),
+            remedy: "name one of those that SENTINEL MASTERS lists".to_owned(),
+        })
     }
 
     /// Where the slot of our hash tag is, when the server is part of a cluster and has not got it itself.

@@ -11,43 +11,40 @@
 //! hosted servers do not let them be turned on; publishing a word of our own leaves out what Python sends.
 //!
 //! A watch ends with the change it tells, so who is woken arms it again before he looks again. Whatever is lost between (a
-//! connection, a server) wakes everybody; and all look again by themselves every few seconds, which also finds out about a
-//! connection that is dead without saying so.
+//! connection, a server) wakes everybody, and a connection on which nothing was said for a while is asked whether it lives,
+//! as long as anybody waits. All look again by themselves every few seconds, which is the net beneath.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{ProtocolVersion, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::connect::Connector;
-use super::link::pause;
+use super::line::{Line, SUSPICION};
 use super::value;
-use crate::store::{Error, Result};
+use crate::store::Result;
 
 /// Who waits looks again by himself after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The same where the server tells nothing of changes, because it or whatever stands before it does not know how to.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How often the connection is asked whether it lives, while anybody waits.
+const PULSE: Duration = SUSPICION;
+
 /// The doorbell of one link.
 pub(crate) struct Doorbell {
     connector: Arc<Connector>,
     runtime: tokio::runtime::Handle,
-    line: tokio::sync::Mutex<Line>,
+    /// Of a connection it is known whether it tells changes.
+    line: Line<bool>,
     room: Arc<Mutex<Room>>,
-}
-
-#[derive(Default)]
-struct Line {
-    up: Option<MultiplexedConnection>,
-    number: u64,
-    failures: u32,
-    /// Changes are told.
-    tracks: bool,
 }
 
 /// Those who wait.
@@ -56,11 +53,23 @@ struct Room {
     by_key: HashMap<Vec<u8>, Vec<u64>>,
     bells: HashMap<u64, Arc<Notify>>,
     last: u64,
+    /// The connection is asked whether it lives.
+    pulses: bool,
 }
 
 impl Doorbell {
     pub(super) fn new(connector: Arc<Connector>, runtime: tokio::runtime::Handle) -> Arc<Self> {
-        Arc::new(Self { connector, runtime, line: tokio::sync::Mutex::default(), room: Arc::default() })
+        let room = Arc::<Mutex<Room>>::default();
+        let (opened, told, lost) = (connector.clone(), room.clone(), room.clone());
+        let open = move || -> BoxFuture<'static, _> {
+            let (connector, room) = (opened.clone(), told.clone());
+            async move { open(&connector, &room).await }.boxed()
+        };
+        // What was changed meanwhile nobody tells.
+        let lost = move || lock(&lost).ring_all();
+        let timeout = connector.connect_timeout;
+        let line = Line::new(connector.shown(), runtime.clone(), timeout, Box::new(open), Box::new(lost));
+        Arc::new(Self { connector, runtime, line, room })
     }
 
     /// A bell that rings when one of `keys` is changed, once it is armed.
@@ -73,12 +82,15 @@ impl Doorbell {
             room.by_key.entry(key.clone().into_bytes()).or_default().push(number);
         }
         room.bells.insert(number, rung.clone());
+        if !std::mem::replace(&mut room.pulses, true) {
+            self.runtime.spawn(pulse(Arc::downgrade(self)));
+        }
         drop(room);
         Bell { doorbell: self.clone(), keys, number, rung, look_again: LOOK_AGAIN }
     }
 
     fn lock(&self) -> MutexGuard<'_, Room> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.room)
     }
 
     /// Begins to watch `keys`; says whether changes are told.
@@ -87,57 +99,51 @@ impl Doorbell {
         for key in keys {
             command.arg(key);
         }
+        self.ask(&command).await
+    }
+
+    /// Has a command answered; says whether changes are told.
+    async fn ask(&self, command: &redis::Cmd) -> Result<bool> {
         let deadline = Instant::now() + self.connector.patience;
         loop {
-            let error = match self.connection().await {
-                Ok((mut connection, number, tracks)) => {
-                    match connection.send_packed_command(&command).await.and_then(Value::extract_error) {
-                        Ok(_) => return Ok(tracks),
-                        Err(error) => {
-                            self.take_down(number).await;
-                            self.connector.error(&error, "wait for a change")
-                        }
-                    }
-                }
+            let held = self.line.connection(self.connector.patience).await?;
+            let mut connection = held.connection.clone();
+            let answer = self.line.answer(&held, connection.send_packed_command(command)).await;
+            let error = match answer.and_then(Value::extract_error) {
+                Ok(_) => return Ok(held.known),
                 Err(error) => error,
             };
+            if super::fault::breaks(&error) {
+                self.line.take_down(&held);
+            }
+            let error = self.connector.error(&error, "wait for a change");
             if !error.is_transient() || Instant::now() >= deadline {
                 return Err(error);
             }
         }
     }
+}
 
-    async fn take_down(&self, number: u64) {
-        let mut line = self.line.lock().await;
-        if line.number == number {
-            line.up = None;
-        }
-    }
-
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64, bool)> {
-        let mut line = self.line.lock().await;
-        if let Some(up) = &line.up {
-            return Ok((up.clone(), line.number, line.tracks));
-        }
-        if line.failures > 0 {
-            tokio::time::sleep(pause(line.failures)).await;
-        }
-        let (connector, room) = (self.connector.clone(), self.room.clone());
-        // On the runtime that drives connections, whoever calls.
-        let opening = self.runtime.spawn(async move { open(&connector, &room).await });
-        match opening.await.map_err(|error| Error::unavailable("connect", error))? {
-            Ok((up, tracks)) => {
-                line.number += 1;
-                (line.failures, line.tracks) = (0, tracks);
-                line.up = Some(up.clone());
-                Ok((up, line.number, tracks))
-            }
-            Err(error) => {
-                line.failures = line.failures.saturating_add(1);
-                Err(error)
+/// Asks the connection whether it lives, for as long as anybody waits.
+async fn pulse(doorbell: Weak<Doorbell>) {
+    let ping = redis::cmd("PING");
+    loop {
+        tokio::time::sleep(PULSE).await;
+        let Some(doorbell) = doorbell.upgrade() else { return };
+        {
+            let mut room = doorbell.lock();
+            if room.bells.is_empty() {
+                room.pulses = false;
+                return;
             }
         }
+        // Who waits is woken when it turns out to be dead, and those who come find out by themselves why.
+        let _ = doorbell.ask(&ping).await;
     }
+}
+
+fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn open(connector: &Connector, room: &Arc<Mutex<Room>>) -> Result<(MultiplexedConnection, bool)> {
@@ -146,36 +152,31 @@ async fn open(connector: &Connector, room: &Arc<Mutex<Room>>) -> Result<(Multipl
         tell(&room, &push);
         Ok(())
     };
-    let client = connector.client(ProtocolVersion::RESP3).await;
-    let opened = match &client {
-        Ok(client) => connector.open(client, connector.config().set_push_sender(told)).await,
-        Err(_) => Err(Error::unavailable("connect", "no server")),
-    };
-    let error = match opened {
+    let client = connector.client(ProtocolVersion::RESP3).await?;
+    let opened = connector.open_raw(&client, connector.config().set_push_sender(told)).await;
+    let tracking = match opened {
         Ok(mut connection) => {
             let mut track = redis::cmd("CLIENT");
             track.arg("TRACKING").arg("ON");
-            match connection.send_packed_command(&track).await.and_then(Value::extract_error) {
-                Ok(_) => return Ok((connection, true)),
-                Err(error) if super::fault::breaks(&error) => {
-                    return Err(connector.error(&error, "ask to be told of changes"));
-                }
-                Err(error) => error.to_string(),
-            }
+            let tracks = connection.send_packed_command(&track).await.and_then(Value::extract_error);
+            tracks.map(|_| connection)
         }
-        Err(error) => {
-            client?;
-            error.to_string()
-        }
+        Err(error) => Err(error),
     };
-    // Either the server cannot be reached at all, or it speaks no RESP3.
+    let error = match tracking {
+        Ok(connection) => return Ok((connection, true)),
+        // It cannot be reached, and whether it could do it is not known.
+        Err(error) if super::fault::breaks(&error) => return Err(connector.error(&error, "connect")),
+        Err(error) => error.to_string(),
+    };
+    // The server speaks no RESP3, or what stands before it does not.
     let connection = connector.multiplexed().await?;
     tracing::warn!(to = connector.shown(), error, "the server tells nothing of changes: looking every 50 ms");
     Ok((connection, false))
 }
 
 fn tell(room: &Mutex<Room>, push: &PushInfo) {
-    let room = room.lock().unwrap_or_else(PoisonError::into_inner);
+    let room = lock(room);
     match push.kind {
         PushKind::Invalidate => {
             let keys = push.data.first().unwrap_or(&Value::Nil);

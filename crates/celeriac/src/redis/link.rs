@@ -1,16 +1,9 @@
-//! The connection to Redis, kept up.
+//! The way to Redis, for all that is asked of it.
 //!
 //! A thread with a runtime of its own drives every connection, so that they live on whichever runtime a caller comes from,
-//! and however long a task keeps that one busy. Commands of all callers share one connection and are pipelined on it; no
-//! blocking command goes there. Who waits for something waits at the [`doorbell`](super::doorbell), on another one.
-//!
-//! ```text
-//!           ┌── call fails for the connection's sake ──┐
-//!           ▼                                          │
-//!   down ──open──► up ── calls ────────────────────────┘
-//!    ▲ └─fails: wait, longer each time, with jitter─┐
-//!    └──────────────────────────────────────────────┘
-//! ```
+//! and however long a task keeps that one busy. Commands of all callers share one connection, which a
+//! [`line`](super::line) keeps up, and are pipelined on it; no blocking command goes there. Who waits for something waits at
+//! the [`doorbell`](super::doorbell), on another one.
 //!
 //! A call is sent again by itself only when it was certainly not carried out, or when it is a read.
 
@@ -18,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -28,6 +22,7 @@ use super::connect::Connector;
 use super::doorbell::Doorbell;
 use super::fault;
 use super::keys::Keys;
+use super::line::{Held, Line, pause};
 use super::script::Script;
 use super::subscription::{Channel, Subscription};
 use crate::store::{Error, Result};
@@ -59,16 +54,13 @@ impl Default for LinkOptions {
     }
 }
 
-/// The shortest and the longest pause between attempts to connect.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
 /// Every connection to one database of one Redis.
 pub(crate) struct Link {
     connector: Arc<Connector>,
     options: LinkOptions,
     keys: Keys,
     runtime: tokio::runtime::Handle,
-    line: tokio::sync::Mutex<Line>,
+    line: Line<()>,
     doorbell: Arc<Doorbell>,
     thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
@@ -79,21 +71,28 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// The command connection, up or down.
-#[derive(Default)]
-struct Line {
-    up: Option<MultiplexedConnection>,
-    /// Counts connections, so that of many who see one break the first takes it down, and not the next one with it.
-    number: u64,
-    failures: u32,
-    /// Not tried again before this.
-    rests_until: Option<Instant>,
-}
-
 /// What is sent at once.
 enum Parcel<'a> {
     One(&'a Cmd),
     Many(&'a Pipeline),
+}
+
+impl Parcel<'_> {
+    async fn send(&self, held: &Held<()>) -> RedisResult<Vec<Value>> {
+        let mut connection = held.connection.clone();
+        match self {
+            Parcel::One(command) => connection.send_packed_command(command).await.map(|value| vec![value]),
+            Parcel::Many(pipeline) if pipeline.is_transaction() => {
+                // MULTI and each command are answered first, and all of it at the end.
+                let answer = connection.send_packed_commands(pipeline, pipeline.len() + 1, 1).await;
+                answer.map(|mut values| match values.pop() {
+                    Some(Value::Array(values)) => values,
+                    other => other.into_iter().collect(),
+                })
+            }
+            Parcel::Many(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
+        }
+    }
 }
 
 impl Link {
@@ -111,17 +110,23 @@ impl Link {
             patience: options.patience,
         });
         let (runtime, thread) = spawn_runtime(connector.shown())?;
+        let opened = connector.clone();
+        let open = move || -> BoxFuture<'static, _> {
+            let connector = opened.clone();
+            async move { Ok((connector.multiplexed().await?, ())) }.boxed()
+        };
+        let (timeout, open) = (connector.connect_timeout, Box::new(open));
         let link = Arc::new(Self {
+            line: Line::new(connector.shown(), runtime.clone(), timeout, open, Box::new(|| {})),
             keys: Keys::new(&options.prefix, &options.result_prefix),
             doorbell: Doorbell::new(connector.clone(), runtime.clone()),
             connector,
             options,
             runtime,
-            line: tokio::sync::Mutex::default(),
             thread: Mutex::new(Some(thread)),
         });
-        let (mut connection, _) = link.connection(link.options.connect_timeout).await?;
-        link.connector.check(&mut connection).await?;
+        let mut held = link.line.connection(link.options.connect_timeout).await?;
+        link.connector.check(&mut held.connection).await?;
         Ok(link)
     }
 
@@ -226,28 +231,14 @@ impl Link {
     async fn send(&self, what: &str, parcel: Parcel<'_>, read: bool) -> Result<Vec<Value>, Failed> {
         let deadline = Instant::now() + self.options.patience + self.options.response_timeout;
         loop {
-            let (mut connection, number) =
-                self.connection(self.options.patience).await.map_err(Failed::Unreachable)?;
-            let sent = match &parcel {
-                Parcel::One(command) => {
-                    connection.send_packed_command(command).await.map(|value| vec![value])
-                }
-                Parcel::Many(pipeline) if pipeline.is_transaction() => {
-                    // MULTI and each command are answered first, and all of it at the end.
-                    let answer = connection.send_packed_commands(pipeline, pipeline.len() + 1, 1).await;
-                    answer.map(|mut values| match values.pop() {
-                        Some(Value::Array(values)) => values,
-                        other => other.into_iter().collect(),
-                    })
-                }
-                Parcel::Many(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
-            };
+            let held = self.line.connection(self.options.patience).await.map_err(Failed::Unreachable)?;
+            let sent = self.line.answer(&held, parcel.send(&held)).await;
             let error = match sent.and_then(no_error_within) {
                 Ok(values) => return Ok(values),
                 Err(error) => error,
             };
             if fault::breaks(&error) {
-                self.take_down(number).await;
+                self.line.take_down(&held);
                 let harmless = fault::passes(&error) || (read && !error.is_timeout());
                 if harmless && Instant::now() < deadline {
                     tracing::debug!(%error, what, "the call is sent again");
@@ -259,51 +250,6 @@ impl Link {
                 }
             }
             return Err(Failed::Refused(error));
-        }
-    }
-
-    /// The connection, made if need be, and its number.
-    async fn connection(&self, patience: Duration) -> Result<(MultiplexedConnection, u64)> {
-        let deadline = Instant::now() + patience;
-        let mut line = self.line.lock().await;
-        loop {
-            if let Some(up) = &line.up {
-                return Ok((up.clone(), line.number));
-            }
-            if let Some(until) = line.rests_until {
-                tokio::time::sleep_until(until.min(deadline)).await;
-            }
-            let connector = self.connector.clone();
-            // On the runtime that drives connections, whoever calls.
-            let opening = self.runtime.spawn(async move { connector.multiplexed().await });
-            let opened = opening.await.map_err(|error| Error::unavailable("connect", error))?;
-            match opened {
-                Ok(up) => {
-                    if line.failures > 0 {
-                        tracing::info!(to = self.shown(), "connected again");
-                    }
-                    line.number += 1;
-                    (line.failures, line.rests_until) = (0, None);
-                    line.up = Some(up);
-                }
-                Err(error) => {
-                    line.failures = line.failures.saturating_add(1);
-                    line.rests_until = Some(Instant::now() + pause(line.failures));
-                    if line.failures == 1 {
-                        tracing::warn!(to = self.shown(), %error, "cannot connect");
-                    }
-                    if !error.is_transient() || Instant::now() >= deadline {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn take_down(&self, number: u64) {
-        let mut line = self.line.lock().await;
-        if line.number == number {
-            line.up = None;
         }
     }
 }
@@ -322,13 +268,6 @@ impl Drop for Link {
 enum Failed {
     Refused(RedisError),
     Unreachable(Error),
-}
-
-/// A pause before attempt number `failures` + 1.
-pub(super) fn pause(failures: u32) -> Duration {
-    let longest = (PAUSES.0 * 2_u32.saturating_pow(failures.min(10))).min(PAUSES.1);
-    // Half of it is chance, so that those who lost one server do not come back in step.
-    longest.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// An answer that is an error, be it among others.
@@ -360,18 +299,4 @@ fn spawn_runtime(shown: &str) -> Result<(tokio::runtime::Handle, Thread)> {
     let thread =
         std::thread::Builder::new().name("celeriac-redis".to_owned()).spawn(drive).map_err(failed)?;
     Ok((handle, (stop, thread)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_bound() {
-        for failures in 0..100 {
-            let pause = pause(failures);
-            assert!(pause >= PAUSES.0 / 2 && pause <= PAUSES.1, "{failures}: {pause:?}");
-        }
-        assert!(pause(100) >= PAUSES.1 / 2);
-    }
 }

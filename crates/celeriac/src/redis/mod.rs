@@ -7,7 +7,8 @@
 //!
 //! Every move is one Lua script, and one script may carry out many moves: the rules are in `lua/prelude.lua`, once, and
 //! the scripts around it take their orders as a flat list of arguments. The modules here write those lists and read the
-//! answers. `link` keeps the connections, `doorbell` wakes those who wait.
+//! answers. `link` is the way to the server, `line` keeps a connection
+//! up, `doorbell` wakes those who wait.
 //!
 //! **Invariant:** an envelope is on a list, in `unacked` or in `celeriac:messages`; moving it is one script.
 //! **Invariant:** nothing that was taken off a list exists only in an answer: reserving writes `unacked` and the lease.
@@ -27,6 +28,7 @@ mod election;
 mod fault;
 mod keys;
 mod known;
+mod line;
 mod link;
 mod observer;
 mod pack;

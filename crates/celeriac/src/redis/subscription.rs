@@ -2,28 +2,33 @@
 //!
 //! ```text
 //!   connect ─► subscribe ─► tell `Subscribed` ─► messages … ─┐
-//!      ▲                                                     │ lost, or silent to a ping
+//!      ▲                        ▲                            │ lost
+//!      │                        └── another one made ◄───────┼─ silent to a ping
 //!      └──────────────── pause, with jitter ◄────────────────┘
 //! ```
+//!
+//! A connection that does not answer a ping is left for another one as soon as that is subscribed, and not before: a
+//! server that is slow answers neither, and nothing is missed for it.
 //!
 //! What is published while the connection is down is missed; `Subscribed` says that this may be so.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use redis::ProtocolVersion;
+use redis::aio::{PubSubSink, PubSubStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::connect::Connector;
-use super::link::pause;
+use super::line::{SUSPICION, pause};
 use crate::store::{Error, Result};
 
 /// So many messages wait for a listener; past it the server's own bound counts.
 const WAITING_MAX: usize = 1_000;
 /// How often a silent connection is asked whether it is alive.
-const PING: Duration = Duration::from_secs(5);
+const PING: Duration = SUSPICION;
 
 /// What to subscribe to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +98,29 @@ impl Drop for Subscription {
     }
 }
 
+/// A connection that is subscribed.
+type Subscribed = (PubSubSink, PubSubStream);
+
+async fn subscribed(connector: &Connector, channels: &[Channel]) -> Result<Subscribed> {
+    let failed = |error: redis::RedisError| connector.error(&error, "subscribe");
+    let subscribing = async {
+        let client = connector.client(ProtocolVersion::RESP2).await?;
+        let (mut sink, stream) = client.get_async_pubsub().await.map_err(failed)?.split();
+        for channel in channels {
+            match channel {
+                Channel::Named(name) => sink.subscribe(name).await.map_err(failed)?,
+                Channel::Pattern(pattern) => sink.psubscribe(pattern).await.map_err(failed)?,
+            }
+        }
+        Ok((sink, stream))
+    };
+    tokio::time::timeout(connector.connect_timeout, subscribing).await.map_err(silent)?
+}
+
+fn silent(_: tokio::time::error::Elapsed) -> Error {
+    Error::unavailable("subscribe", "the server does not answer")
+}
+
 /// Listens until the connection is lost, or nobody wants to hear.
 async fn listen(
     connector: &Connector,
@@ -100,19 +128,7 @@ async fn listen(
     tell: &mpsc::Sender<Heard>,
     failures: &mut u32,
 ) -> Result<()> {
-    let failed = |error: redis::RedisError| connector.error(&error, "subscribe");
-    let silent = |_| Error::unavailable("subscribe", "the server does not answer");
-    let client = connector.client(ProtocolVersion::RESP2).await?;
-    let opening = tokio::time::timeout(connector.connect_timeout, client.get_async_pubsub());
-    let (mut sink, mut stream) = opening.await.map_err(silent)?.map_err(failed)?.split();
-    for channel in channels {
-        let timeout = connector.response_timeout;
-        let subscribed = match channel {
-            Channel::Named(name) => tokio::time::timeout(timeout, sink.subscribe(name)).await,
-            Channel::Pattern(pattern) => tokio::time::timeout(timeout, sink.psubscribe(pattern)).await,
-        };
-        subscribed.map_err(silent)?.map_err(failed)?;
-    }
+    let (mut sink, mut stream) = subscribed(connector, channels).await?;
     *failures = 0;
     if tell.send(Heard::Subscribed).await.is_err() {
         return Ok(());
@@ -120,18 +136,58 @@ async fn listen(
     loop {
         match tokio::time::timeout(PING, stream.next()).await {
             Ok(Some(message)) => {
-                let channel = message.get_channel_name().to_owned();
-                let heard = Heard::Message { channel, payload: message.get_payload_bytes().to_vec() };
-                if tell.send(heard).await.is_err() {
+                if tell.send(heard(&message)).await.is_err() {
                     return Ok(());
                 }
             }
             Ok(None) => return Err(Error::unavailable("subscribe", "the connection was lost")),
             Err(_) => {
-                let pong =
-                    tokio::time::timeout(connector.response_timeout, sink.ping::<redis::Value>()).await;
-                pong.map_err(silent)?.map_err(failed)?;
+                let Some(other) = ask(connector, channels, &mut sink).await? else { continue };
+                // What the old one has heard meanwhile. The other may have heard it too, which listeners can tell.
+                while let Some(Some(message)) = stream.next().now_or_never() {
+                    if tell.send(heard(&message)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                tracing::debug!(to = connector.shown(), "a subscription was dead and did not say so");
+                (sink, stream) = other;
+                if tell.send(Heard::Subscribed).await.is_err() {
+                    return Ok(());
+                }
             }
         }
+    }
+}
+
+fn heard(message: &redis::Msg) -> Heard {
+    let channel = message.get_channel_name().to_owned();
+    Heard::Message { channel, payload: message.get_payload_bytes().to_vec() }
+}
+
+/// Asks a connection whether it lives. One that does not say so is replaced by another, once that is subscribed.
+async fn ask(
+    connector: &Connector,
+    channels: &[Channel],
+    sink: &mut PubSubSink,
+) -> Result<Option<Subscribed>> {
+    let another = async {
+        tokio::time::sleep(SUSPICION).await;
+        let mut failures = 0;
+        loop {
+            match subscribed(connector, channels).await {
+                Ok(subscribed) => return subscribed,
+                Err(error) => tracing::debug!(%error, "cannot subscribe anew, trying again"),
+            }
+            failures += 1;
+            tokio::time::sleep(pause(failures)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        pong = sink.ping::<redis::Value>() => {
+            pong.map_err(|error| connector.error(&error, "subscribe"))?;
+            Ok(None)
+        }
+        other = another => Ok(Some(other)),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::task::CancelReason;
 
+/// How soon a renewal that failed is tried again: what ran all through an outage must be renewed before others find its
+/// leases passed (see `restorer.rs`).
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The most that one call renews.
 const EXTEND_MAX: usize = 1_000;
 
@@ -32,6 +36,7 @@ async fn keep(shared: &Shared, done: &CancellationToken) {
             () = done.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        let mut failed = false;
         for tags in shared.held.tags().chunks(EXTEND_MAX) {
             match shared.app.store().broker.extend(tags, lease).await {
                 Ok(lost) => {
@@ -42,8 +47,14 @@ async fn keep(shared: &Shared, done: &CancellationToken) {
                     }
                 }
                 // The runs go on: while the store is away nobody else can reserve, and their ends are fenced.
-                Err(error) => tracing::warn!(%error, "cannot renew leases, trying again"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot renew leases, trying again");
+                    failed = true;
+                }
             }
+        }
+        if failed {
+            ticks.reset_after(RETRY_PAUSE.min(lease / 3));
         }
     }
 }

@@ -135,7 +135,7 @@ impl Scene {
     /// Starts both at `url`, and waits until work is going on.
     async fn start(url: &str) -> Self {
         let client = connect(url).await;
-        let worker = connect(url).await.worker().name("w@faults").queues(["celeriac", "q"]).concurrency(4);
+        let worker = connect(url).await.worker().name("w@faults").queues(["celery", "q"]).concurrency(4);
         let worker = Running::start(worker);
         let name = TaskId::random().to_string();
         let held = held(name.clone()).delay(&client).await.unwrap();
