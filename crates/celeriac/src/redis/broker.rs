@@ -247,12 +247,28 @@ impl RedisStore {
 
     /// Reserves what is there.
     async fn take(&self, request: &Reserve) -> Result<Vec<Delivery>> {
+        self.hand_back_unheard().await?;
+        match self.take_once(request).await {
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "the answer to a reservation was lost, reserving again");
+                self.hand_back_unheard().await?;
+                self.take_once(request).await
+            }
+            taken => taken,
+        }
+    }
+
+    async fn take_once(&self, request: &Reserve) -> Result<Vec<Delivery>> {
         let now = self.now();
         let queues = self.turns.in_order(&request.queues);
         let mut order = Pack::array(5);
         order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds(now));
         order.int(request.limit.min(RESERVED_MAX) as i64).texts(queues.iter().map(|queue| queue.as_str()));
-        let answers = into_items(self.order(&script::RESERVE, now, order).await?);
+        let answer = self.order(&script::RESERVE, now, order).await;
+        if answer.is_err() {
+            self.unheard.note(request, now);
+        }
+        let answers = into_items(answer?);
         let mut deliveries = Vec::with_capacity(answers.len());
         for answer in answers {
             deliveries.push(delivery(answer).ok_or_else(|| self.link.unexpected("reserve"))?);

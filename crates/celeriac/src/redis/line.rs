@@ -16,7 +16,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
 use tokio::sync::watch;
@@ -29,6 +31,9 @@ use crate::store::{Error, Result};
 pub(super) const SUSPICION: Duration = Duration::from_secs(2);
 /// The shortest and the longest pause between attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// An attempt that has not succeeded for so long gets another one beside it.
+const HANGS: Duration = Duration::from_secs(1);
 
 /// Makes a connection, and says what else is to be known of it.
 pub(super) type Open<T> = Box<dyn Fn() -> BoxFuture<'static, Result<(MultiplexedConnection, T)>> + Send + Sync>;
@@ -192,33 +197,47 @@ impl<T: Clone + Send + 'static> Inner<T> {
         }
     }
 
-    /// Makes a connection; tries for as long as somebody wants one.
+    /// Makes a connection; tries for as long as somebody wants one. An attempt that hangs, perhaps begun just before the
+    /// path was good again, does not keep the next one from being begun.
     async fn connect(self: Arc<Self>) {
+        let mut attempts = FuturesUnordered::new();
+        let mut next = self.lock().rests_until.unwrap_or_else(Instant::now);
         loop {
-            let rests_until = {
+            {
                 let mut state = self.lock();
                 if state.wanted == 0 {
                     state.opening = false;
                     return;
                 }
-                state.rests_until
-            };
-            if let Some(until) = rests_until {
-                tokio::time::sleep_until(until).await;
             }
-            let opened = match tokio::time::timeout(self.connect_timeout, (self.open)()).await {
-                Ok(opened) => opened,
-                Err(late) => Err(Error::unavailable(format!("connect ({})", self.shown), late)),
+            let opened = tokio::select! {
+                Some(opened) = attempts.next() => opened,
+                () = tokio::time::sleep_until(next) => {
+                    attempts.push(self.attempt());
+                    next = Instant::now() + HANGS;
+                    continue;
+                }
             };
             let ended = match opened {
                 Ok((connection, known)) => self.succeeded(connection, known),
-                Err(error) => self.failed(error),
+                Err(error) => {
+                    let rests_until = self.failed(error);
+                    if attempts.is_empty() {
+                        next = rests_until;
+                    }
+                    false
+                }
             };
             self.changed.send_replace(());
             if ended {
                 return;
             }
         }
+    }
+
+    async fn attempt(&self) -> Result<(MultiplexedConnection, T)> {
+        let opened = tokio::time::timeout(self.connect_timeout, (self.open)()).await;
+        opened.map_err(|late| Error::unavailable(format!("connect ({})", self.shown), late))?
     }
 
     fn succeeded(&self, connection: MultiplexedConnection, known: T) -> bool {
@@ -243,16 +262,18 @@ impl<T: Clone + Send + 'static> Inner<T> {
         true
     }
 
-    fn failed(&self, error: Error) -> bool {
+    /// Says when to try again.
+    fn failed(&self, error: Error) -> Instant {
         let mut state = self.lock();
         state.attempts += 1;
         state.failures = state.failures.saturating_add(1);
-        state.rests_until = Some(Instant::now() + pause(state.failures));
+        let rests_until = Instant::now() + pause(state.failures);
+        state.rests_until = Some(rests_until);
         if state.failures == 1 {
             tracing::warn!(to = self.shown, %error, "cannot connect");
         }
         state.error = Some(error);
-        false
+        rests_until
     }
 }
 

@@ -7,8 +7,7 @@
 //!
 //! Every move is one Lua script, and one script may carry out many moves: the rules are in `lua/prelude.lua`, once, and
 //! the scripts around it take their orders as a flat list of arguments. The modules here write those lists and read the
-//! answers. `link` is the way to the server, `line` keeps a connection
-//! up, `doorbell` wakes those who wait.
+//! answers. `link` is the way to the server, `line` keeps a connection up, `doorbell` wakes those who wait.
 //!
 //! **Invariant:** an envelope is on a list, in `unacked` or in `celeriac:messages`; moving it is one script.
 //! **Invariant:** nothing that was taken off a list exists only in an answer: reserving writes `unacked` and the lease.
@@ -37,6 +36,7 @@ mod presence;
 mod script;
 mod subscription;
 mod transact;
+mod unheard;
 mod value;
 
 use std::fmt;
@@ -51,6 +51,7 @@ use self::link::{Link, LinkOptions};
 use self::pack::Pack;
 use self::pidbox::Mailbox;
 use self::script::Script;
+use self::unheard::Unheard;
 use crate::clock::{SharedClock, Timestamp};
 use crate::store::Result;
 
@@ -101,6 +102,7 @@ pub struct RedisStore {
     turns: Turns,
     declared: Declared,
     consumed: Declared,
+    unheard: Unheard,
     mailbox: Arc<Mailbox>,
 }
 
@@ -128,7 +130,8 @@ impl RedisStore {
         let link = Link::connect(url, Self::link_options(&options)).await?;
         let mailbox = Mailbox::new(link.clone(), clock.clone());
         let (turns, declared, consumed) = (Turns::default(), Declared::default(), Declared::default());
-        Ok(Arc::new(Self { link, options, clock, turns, declared, consumed, mailbox }))
+        let unheard = Unheard::default();
+        Ok(Arc::new(Self { link, options, clock, turns, declared, consumed, unheard, mailbox }))
     }
 
     fn link_options(options: &RedisOptions) -> LinkOptions {

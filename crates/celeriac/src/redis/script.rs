@@ -57,8 +57,9 @@ macro_rules! scripts {
 
 scripts! {
     COMMIT: "commit" = "lua/commit.lua";
-    // What was reserved and never answered is delivered again when its lease has passed, whoever asks again.
-    RESERVE: "reserve" = "lua/reserve.lua", repeatable;
+    // Where an answer is lost, what was reserved is handed back first: UNHEARD.
+    RESERVE: "reserve" = "lua/reserve.lua";
+    UNHEARD: "hand back" = "lua/unheard.lua", repeatable;
     EXTEND: "extend" = "lua/extend.lua", repeatable;
     RESTORE: "restore" = "lua/restore.lua", repeatable;
     REVOKE: "revoke" = "lua/revoke.lua";

@@ -16,6 +16,8 @@ struct Flow {
     reset: usize,
     /// What those before this one send is swallowed, and they hear nothing more.
     deaf: usize,
+    /// Answers to those before this one are swallowed.
+    mute: usize,
     /// Nothing passes, and nobody is told.
     hole: bool,
     /// Who connects is sent away.
@@ -54,6 +56,12 @@ impl Proxy {
     pub(crate) fn go_deaf(&self) {
         let made = self.made.load(Ordering::SeqCst);
         self.flow.send_modify(|flow| flow.deaf = made);
+    }
+
+    /// What is sent over the connections that there are arrives, and no answer comes.
+    pub(crate) fn lose_answers(&self) {
+        let made = self.made.load(Ordering::SeqCst);
+        self.flow.send_modify(|flow| flow.mute = made);
     }
 
     /// Lets nothing through, be it on new connections, until [`Proxy::open`]. What is sent meanwhile arrives then.
@@ -101,8 +109,8 @@ async fn carry(client: TcpStream, address: String, path: Path) {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         tokio::select! {
-            () = pump(from_client, to_server, path.clone()) => {}
-            () = pump(from_server, to_client, path) => {}
+            () = pump(from_client, to_server, path.clone(), false) => {}
+            () = pump(from_server, to_client, path, true) => {}
         }
     };
     tokio::select! {
@@ -123,19 +131,20 @@ impl Path {
         let _ = self.flow.wait_for(|flow| !flow.hole).await;
     }
 
-    fn is_deaf(&self) -> bool {
-        self.flow.borrow().deaf > self.number
+    fn is_deaf(&self, answers: bool) -> bool {
+        let flow = self.flow.borrow();
+        flow.deaf > self.number || (answers && flow.mute > self.number)
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut path: Path) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut path: Path, answers: bool) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         path.passable().await;
         let read = from.read(&mut buffer).await.unwrap_or(0);
         // It may have become a hole since.
         path.passable().await;
-        if path.is_deaf() {
+        if path.is_deaf(answers) {
             if read == 0 {
                 // Nor is the other side told that this one has gone.
                 std::future::pending::<()>().await;

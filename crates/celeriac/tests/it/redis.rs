@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::redis_chords::part;
+use crate::proxy::Proxy;
 use crate::redis_server::RedisServer;
 use crate::support::PATIENCE;
 
@@ -131,6 +132,31 @@ async fn a_cut_connection_is_made_anew() {
     let deliveries = waiting.await.unwrap().unwrap();
     assert_eq!(ids(&deliveries), ["a"]);
     finish(&store, &deliveries[0]).await;
+}
+
+/// What a reservation took whose answer was lost is there again for who asked, at once and as if it had never been taken.
+#[tokio::test]
+async fn a_reservation_whose_answer_was_lost_costs_nothing() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::to(server.address()).await;
+    let store =
+        RedisStore::connect(&proxy.url(), RedisOptions::default(), ManualClock::new().shared()).await.unwrap();
+    store.publish(vec![message("a"), message("b")]).await.unwrap();
+    let other = Reserve { limit: 1, worker: WorkerName::from("other"), ..request(Duration::ZERO) };
+    let others = store.reserve(&other).await.unwrap();
+    assert_eq!(ids(&others), ["a"]);
+    proxy.lose_answers();
+    let reserving = tokio::spawn({
+        let store = store.clone();
+        async move { store.reserve(&request(Duration::ZERO)).await }
+    });
+    until(|| server.number(&["HLEN", "unacked"]) == 2).await;
+    proxy.reset();
+    let deliveries = reserving.await.unwrap().unwrap();
+    assert_eq!((ids(&deliveries), deliveries[0].deliveries), (vec!["b"], 1));
+    finish(&store, &deliveries[0]).await;
+    finish(&store, &others[0]).await;
+    assert_eq!(server.number(&["EXISTS", "unacked", "unacked_index", "celeriac:leases", "q"]), 0);
 }
 
 /// Waits for what another client can see.
