@@ -1,6 +1,7 @@
 //! Where a Redis is: the URL, taken apart.
 //!
-//! `redis://[[user]:password@]host[:port][/db]`, the same with `rediss://` for TLS, `redis+socket:///path[?db=]`, and
+//! `redis://[[user]:password@]host[:port][/db]`, the same with `rediss://` for TLS, where
+//! `?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE` may follow, `redis+socket:///path[?db=]`, and
 //! `sentinel://[[user]:password@]host[:port][,host[:port]…][/service][/db][?service=&db=…]`.
 
 use crate::store::{Error, Result};
@@ -20,6 +21,8 @@ pub(crate) struct Address {
     pub(super) tls: bool,
     /// A file with the certificate of an authority of one's own: `ssl_ca_certs`.
     pub(super) ca_file: Option<String>,
+    /// Files with the client's own certificate and its key: `ssl_certfile`, `ssl_keyfile`.
+    pub(super) client_files: Option<(String, String)>,
     /// What may be shown of the URL.
     pub(super) shown: String,
 }
@@ -122,7 +125,17 @@ impl Address {
                 remedy: "name the authority's certificate with ssl_ca_certs=FILE instead".to_owned(),
             });
         }
-        Ok(Self { place, username, password, db, tls, ca_file: query.text("ssl_ca_certs"), shown })
+        let client_files = match (query.text("ssl_certfile"), query.text("ssl_keyfile")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            // As with Python, one file may hold both.
+            (Some(both), None) => Some((both.clone(), both)),
+            (None, Some(_)) => {
+                return Err(wrong("ssl_keyfile is given without ssl_certfile".to_owned()));
+            }
+            (None, None) => None,
+        };
+        let ca_file = query.text("ssl_ca_certs");
+        Ok(Self { place, username, password, db, tls, ca_file, client_files, shown })
     }
 }
 
@@ -132,7 +145,7 @@ struct Query(Vec<(String, String)>);
 impl Query {
     /// What celery, kombu and redis-py know and what has a meaning here. Those without one are accepted by name, so that
     /// an application's URL works as it is.
-    const KNOWN: [&str; 20] = [
+    const KNOWN: [&str; 22] = [
         "db",
         "virtual_host",
         "username",
@@ -144,6 +157,8 @@ impl Query {
         "ssl",
         "ssl_cert_reqs",
         "ssl_ca_certs",
+        "ssl_certfile",
+        "ssl_keyfile",
         "socket_timeout",
         "socket_connect_timeout",
         "socket_keepalive",

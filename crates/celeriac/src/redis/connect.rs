@@ -149,15 +149,26 @@ impl Connector {
     fn open_client(&self, info: ConnectionInfo) -> Result<Client> {
         // Without a provider of its own the TLS library would panic. One that the application chose is kept.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let Some(path) = &self.address.ca_file else {
+        let Address { ca_file, client_files, .. } = &self.address;
+        if ca_file.is_none() && client_files.is_none() {
             return Client::open(info).map_err(|error| self.error(&error, "connect"));
+        }
+        let read = |name: &str, path: &str| {
+            std::fs::read(path).map_err(|error| Error::Open {
+                what: self.shown().to_owned(),
+                why: format!("{name}={path}: {error}"),
+                remedy: "name a readable file in PEM form".to_owned(),
+            })
         };
-        let root_cert = std::fs::read(path).map_err(|error| Error::Open {
-            what: self.shown().to_owned(),
-            why: format!("ssl_ca_certs={path}: {error}"),
-            remedy: "name a readable file with certificates in PEM form".to_owned(),
-        })?;
-        let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(root_cert) };
+        let root_cert = ca_file.as_ref().map(|path| read("ssl_ca_certs", path)).transpose()?;
+        let client_tls = match client_files {
+            Some((certificate, key)) => Some(redis::ClientTlsConfig {
+                client_cert: read("ssl_certfile", certificate)?,
+                client_key: read("ssl_keyfile", key)?,
+            }),
+            None => None,
+        };
+        let certificates = redis::TlsCertificates { client_tls, root_cert };
         Client::build_with_tls(info, certificates).map_err(|error| self.error(&error, "connect"))
     }
 

@@ -40,7 +40,8 @@ pub(super) fn store_error(error: &RedisError, what: &str, shown: &str) -> Error 
         Some("OOM") => Error::Full { what: format!("the memory of {shown} (maxmemory)") },
         Some("MISCONF") => Error::Full { what: format!("the disk of {shown}, which cannot save its data") },
         Some("NOAUTH" | "WRONGPASS" | "NOPERM") => denied(&text, shown),
-        _ if error.kind() == ErrorKind::AuthenticationFailed => denied(&text, shown),
+        _ if error.kind() == ErrorKind::AuthenticationFailed || denies_in_script(error) => denied(&text, shown),
+        _ if text.contains("certificate") || text.contains("Certificate") => distrusted(&text, shown),
         _ if text.contains("WRONGTYPE") => Error::Corrupt {
             what: shown.to_owned(),
             why: format!("a key is of another type than it should be ({what}: {text})"),
@@ -49,11 +50,48 @@ pub(super) fn store_error(error: &RedisError, what: &str, shown: &str) -> Error 
     }
 }
 
+/// Whether a script may not do what it does, which Redis 7.0 says without the name of the command.
+pub(super) fn denies_in_script(error: &RedisError) -> bool {
+    let text = error.to_string();
+    text.contains("The user executing the script") || text.contains("ACL failure in script")
+}
+
 fn denied(text: &str, shown: &str) -> Error {
     Error::Open {
         what: shown.to_owned(),
         why: text.to_owned(),
-        remedy: "check user and password in the URL, and what the user may do (ACL LIST)".to_owned(),
+        remedy: "check user and password in the URL, and what the user may do: docs/redis.md has the rules (ACL LIST \
+                 shows those of the server)"
+            .to_owned(),
+    }
+}
+
+/// Commands that the user may not have carried out.
+pub(super) fn lacks(commands: &[&str], shown: &str) -> Error {
+    let allow: Vec<String> = commands.iter().map(|command| format!("+{}", command.to_lowercase())).collect();
+    Error::Open {
+        what: shown.to_owned(),
+        why: format!("the user may not run {}", commands.join(", ")),
+        remedy: format!("allow it with ACL SETUSER … {} (docs/redis.md has the whole rule)", allow.join(" ")),
+    }
+}
+
+/// A key that the user may not touch.
+pub(super) fn locks(key: &str, shown: &str) -> Error {
+    Error::Open {
+        what: shown.to_owned(),
+        why: format!("the user may not touch {key}"),
+        remedy: "allow the keys and channels of docs/redis.md with ACL SETUSER".to_owned(),
+    }
+}
+
+fn distrusted(text: &str, shown: &str) -> Error {
+    Error::Open {
+        what: shown.to_owned(),
+        why: format!("one side does not trust the other: {text}"),
+        remedy: "name the authority of the server's certificate with ssl_ca_certs=FILE, and a certificate of one's own, \
+                 where the server wants one, with ssl_certfile=FILE&ssl_keyfile=FILE"
+            .to_owned(),
     }
 }
 

@@ -23,6 +23,7 @@ use super::doorbell::Doorbell;
 use super::fault;
 use super::keys::Keys;
 use super::line::{Held, Line, pause};
+use super::rights;
 use super::script::Script;
 use super::subscription::{Channel, Subscription};
 use crate::store::{Error, Result};
@@ -127,6 +128,7 @@ impl Link {
         });
         let mut held = link.line.connection(link.options.connect_timeout).await?;
         link.connector.check(&mut held.connection).await?;
+        rights::check(&link).await?;
         Ok(link)
     }
 
@@ -174,6 +176,11 @@ impl Link {
                 self.send(what, Parcel::One(&load), true).await.map_err(|why| self.error(why, what))?;
                 let again = self.send(what, Parcel::One(&command), script.is_repeatable()).await;
                 Ok(again.map_err(|why| self.error(why, what))?.pop().unwrap_or_default())
+            }
+            Err(Failed::Refused(error)) if fault::denies_in_script(&error) => {
+                // Redis 7.0 does not say what it is that the user may not do.
+                let named = Box::pin(rights::check(self)).await.err();
+                Err(named.unwrap_or_else(|| self.error(Failed::Refused(error), what)))
             }
             sent => Ok(sent.map_err(|why| self.error(why, what))?.pop().unwrap_or_default()),
         }

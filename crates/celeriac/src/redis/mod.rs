@@ -33,6 +33,7 @@ mod observer;
 mod pack;
 mod pidbox;
 mod presence;
+mod rights;
 mod script;
 mod subscription;
 mod transact;

@@ -72,7 +72,9 @@ impl Subscription {
             loop {
                 match listen(&connector, &channels, &tell, &mut failures).await {
                     Ok(()) => return,
-                    Err(error) => tracing::debug!(%error, "a subscription was lost"),
+                    Err(error) if error.is_transient() => tracing::debug!(%error, "a subscription was lost"),
+                    // It is not the path: somebody has to do something.
+                    Err(error) => tracing::warn!(%error, ?channels, "cannot subscribe, trying again"),
                 }
                 failures += 1;
                 tokio::time::sleep(pause(failures)).await;

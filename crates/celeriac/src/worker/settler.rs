@@ -112,7 +112,7 @@ async fn write(shared: &Arc<Shared>, mut batch: Vec<Settlement>) {
                 finish(shared, settlement, outcome);
             }
         }
-        Err(error) if error.is_transient() => {
+        Err(error) if error.is_transient() || matches!(error, Error::Open { .. }) => {
             tracing::error!(%error, ends = batch.len(), "ends could not be stored, their tasks will run again");
         }
         Err(_) => {
@@ -176,7 +176,8 @@ async fn commit(shared: &Shared, transactions: &[Transaction]) -> Result<Vec<Out
     loop {
         let error = match shared.app.store().transact.commit(transactions.to_vec()).await {
             Ok(outcomes) => return Ok(outcomes),
-            Err(error) if error.is_transient() => error,
+            // A user whose rights or password were changed may have them again; it says nothing of what is to be written.
+            Err(error) if error.is_transient() || matches!(error, Error::Open { .. }) => error,
             Err(error) => return Err(error),
         };
         tracing::warn!(%error, ends = transactions.len(), "cannot store ends, trying again");

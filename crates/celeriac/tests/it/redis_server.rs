@@ -13,7 +13,7 @@ use crate::support::PATIENCE;
 pub(crate) struct RedisServer {
     port: u16,
     folder: TempDir,
-    options: &'static [&'static str],
+    options: Vec<String>,
     process: Option<Child>,
 }
 
@@ -30,23 +30,45 @@ impl RedisServer {
 
     /// The only node of a cluster.
     pub(crate) async fn start_in_cluster_mode() -> Self {
-        let server = Self::run(&["--cluster-enabled", "yes"]).await;
-        assert_eq!(server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK\r\n");
-        let deadline = Instant::now() + PATIENCE;
-        while !server.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
-            assert!(Instant::now() < deadline, "the cluster does not begin");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        server
+        Self::start_cluster(1).await.remove(0)
     }
 
-    async fn run(options: &'static [&'static str]) -> Self {
+    /// A cluster of so many masters, which share the slots evenly.
+    pub(crate) async fn start_cluster(masters: u32) -> Vec<Self> {
+        let mut nodes = Vec::new();
+        for number in 0..masters {
+            let node = Self::run(&["--cluster-enabled", "yes"]).await;
+            let (first, last) = (number * 16_384 / masters, (number + 1) * 16_384 / masters - 1);
+            let slots = ["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()];
+            assert_eq!(node.command(&slots), "+OK\r\n");
+            let epoch = ["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()];
+            assert_eq!(node.command(&epoch), "+OK\r\n");
+            nodes.push(node);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let begun = |node: &Self| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains(&format!("cluster_known_nodes:{masters}\r\n"))
+        };
+        while !nodes.iter().all(begun) {
+            assert!(Instant::now() < deadline, "the cluster does not begin");
+            for node in &nodes[1..] {
+                node.command(&["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        nodes
+    }
+
+    /// One with options of the test's own.
+    pub(crate) async fn run(options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         let mut folder = tempfile::tempdir().unwrap();
         // Another process may take the port between the two; then the server ends, and another port is tried.
         for _ in 0..10 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let process = Some(spawn(port, &folder, options));
-            let mut server = Self { port, folder, options, process };
+            let process = Some(spawn(port, &folder, &options));
+            let mut server = Self { port, folder, options: options.clone(), process };
             if server.is_up().await {
                 return server;
             }
@@ -68,10 +90,10 @@ impl RedisServer {
         let watch =
             format!("port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {service} 1000\nsentinel failover-timeout {service} 5000\n", self.port);
         std::fs::write(&file, watch).unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
         let process = Some(command.spawn().expect("redis-server is installed"));
-        let mut sentinel = Self { port, folder, options: &[], process };
+        let mut sentinel = Self { port, folder, options: Vec::new(), process };
         assert!(sentinel.is_up().await, "the Sentinel starts");
         sentinel
     }
@@ -123,7 +145,7 @@ impl RedisServer {
     /// Starts it again on its port and data.
     pub(crate) async fn restart(&mut self) {
         self.kill();
-        self.process = Some(spawn(self.port, &self.folder, self.options));
+        self.process = Some(spawn(self.port, &self.folder, &self.options));
         assert!(self.is_up().await, "the server starts again");
     }
 
@@ -204,8 +226,13 @@ fn read_answer(from: &mut BufReader<TcpStream>, answer: &mut String) -> Option<(
     Some(())
 }
 
-fn spawn(port: u16, folder: &TempDir, options: &[&str]) -> Child {
-    let mut command = Command::new("redis-server");
+/// The server under test; another one than Redis by its path.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("CELERIAC_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
+fn spawn(port: u16, folder: &TempDir, options: &[String]) -> Child {
+    let mut command = Command::new(program());
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
     command.arg(folder.path()).args(options);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis-server is installed")

@@ -32,9 +32,12 @@ pub mod transact;
 
 use std::any::Any;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{LogRecord, Record, Recorded};
@@ -45,15 +48,24 @@ use crate::state::{Phase, State};
 use crate::store::{Outcome, Store, Transaction};
 
 /// Makes a module of tests, one for each case of the suite, of a name and of how to build a store with a clock: a
-/// [`Store`], or a pair of one and a guard to keep.
+/// [`Store`], or a pair of one and a guard to keep. With `at_once` for a name it runs all cases where it stands.
 #[macro_export]
 macro_rules! store_suite {
+    (at_once, |$clock:ident| $make:expr) => {{
+        let mut cases = $crate::testing::conformance::Cases::default();
+        $crate::store_suite! { @all at_once(cases) |$clock| $make }
+        cases.run().await;
+    }};
     ($name:ident, |$clock:ident| $make:expr) => {
         mod $name {
             #[allow(unused_imports, reason = "what builds the store may come from the module around")]
             use super::*;
 
-            $crate::store_suite! { @cases |$clock| $make;
+            $crate::store_suite! { @all each |$clock| $make }
+        }
+    };
+    (@all $how:ident $(($cases:ident))? |$clock:ident| $make:expr) => {
+            $crate::store_suite! { @cases $how $(($cases))? |$clock| $make;
                 broker: [
                     messages_come_in_order_of_publishing
                     lower_priorities_come_first_across_queues
@@ -197,12 +209,17 @@ macro_rules! store_suite {
                     random_moves_keep_the_rules
                 ]
             }
-        }
     };
-    (@cases |$clock:ident| $make:expr; $($module:ident: [$($case:ident)*])*) => {
-        $($crate::store_suite! { @module |$clock| $make; $module: [$($case)*] })*
+    (@cases $how:ident $(($cases:ident))? |$clock:ident| $make:expr; $($module:ident: [$($case:ident)*])*) => {
+        $crate::store_suite! { @module $how $(($cases))? |$clock| $make; $($module: [$($case)*])* }
     };
-    (@module |$clock:ident| $make:expr; $module:ident: [$($case:ident)*]) => {
+    (@module each |$clock:ident| $make:expr; $($module:ident: [$($case:ident)*])*) => {
+        $($crate::store_suite! { @each |$clock| $make; $module: [$($case)*] })*
+    };
+    (@module at_once($cases:ident) |$clock:ident| $make:expr; $($module:ident: [$($case:ident)*])*) => {
+        $($crate::store_suite! { @at_once($cases) |$clock| $make; $module: [$($case)*] })*
+    };
+    (@each |$clock:ident| $make:expr; $module:ident: [$($case:ident)*]) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
@@ -213,6 +230,50 @@ macro_rules! store_suite {
             }
         )*
     };
+    (@at_once($cases:ident) |$clock:ident| $make:expr; $module:ident: [$($case:ident)*]) => {
+        $(
+            $cases.add(stringify!($case), async {
+                let clock = $crate::testing::ManualClock::new();
+                let $clock = clock.shared();
+                let subject = $crate::testing::conformance::Subject::from($make);
+                $crate::testing::conformance::$module::$case(subject.store(), &clock).await;
+            });
+        )*
+    };
+}
+
+/// All cases of the suite, for one test: where what the stores need is dear to start. Each needs a store of its own all the
+/// same, as under a prefix of its own.
+#[derive(Default)]
+pub struct Cases<'c>(Vec<(&'static str, Pin<Box<dyn Future<Output = ()> + 'c>>)>);
+
+/// So many cases run at the same time.
+const CASES_AT_ONCE: usize = 16;
+
+impl<'c> Cases<'c> {
+    /// One more.
+    pub fn add(&mut self, name: &'static str, case: impl Future<Output = ()> + 'c) {
+        self.0.push((name, Box::pin(case)));
+    }
+
+    /// Runs all of them.
+    ///
+    /// # Panics
+    /// When one of them fails, with its name, once the others are done.
+    pub async fn run(self) {
+        let caught = self.0.into_iter().map(|(name, case)| async move {
+            AssertUnwindSafe(case).catch_unwind().await.is_err().then_some(name)
+        });
+        let ended: Vec<_> = futures_util::stream::iter(caught).buffer_unordered(CASES_AT_ONCE).collect().await;
+        let failed: Vec<&str> = ended.into_iter().flatten().collect();
+        assert!(failed.is_empty(), "these cases fail: {failed:?}");
+    }
+}
+
+impl std::fmt::Debug for Cases<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 /// A store under test, and what must live as long as it.
