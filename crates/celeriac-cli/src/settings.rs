@@ -43,6 +43,8 @@ struct File {
     task_max_deliveries: Option<u32>,
     result_expires: Option<f64>,
     result_extended: Option<bool>,
+    global_keyprefix: Option<String>,
+    result_keyprefix: Option<String>,
     visibility_timeout: Option<f64>,
     worker_concurrency: Option<usize>,
     worker_restore_interval: Option<f64>,
@@ -184,6 +186,8 @@ impl File {
         set(&mut config.task_track_started, self.task_track_started);
         set(&mut config.task_max_deliveries, self.task_max_deliveries);
         set(&mut config.result_extended, self.result_extended);
+        set(&mut config.global_keyprefix, self.global_keyprefix);
+        set(&mut config.result_keyprefix, self.result_keyprefix);
         set(&mut config.worker_concurrency, self.worker_concurrency);
         set(&mut config.task_time_limit, duration("task_time_limit", self.task_time_limit)?.map(Some));
         set(

@@ -290,6 +290,8 @@ async fn open(url: &str, clock: &SharedClock, config: &Config) -> Result<Store> 
         #[cfg(feature = "redis")]
         Some((scheme, _)) if crate::redis::RedisStore::SCHEMES.contains(&scheme) => {
             let options = crate::redis::RedisOptions {
+                global_keyprefix: config.global_keyprefix.clone(),
+                result_keyprefix: config.result_keyprefix.clone(),
                 result_expires: config.result_expires,
                 ..crate::redis::RedisOptions::default()
             };

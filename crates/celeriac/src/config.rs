@@ -38,6 +38,12 @@ pub struct Config {
     pub result_expires: Option<Duration>,
     /// Whether results tell name, arguments, worker, retries and queue too. Default false.
     pub result_extended: bool,
+    /// On Redis, what goes before every key and channel but the results': `global_keyprefix` of Celery's
+    /// `broker_transport_options`, verbatim. A cluster needs one with a hash tag, as `{celery}:`. Default none.
+    pub global_keyprefix: String,
+    /// On Redis, what goes before the results': `global_keyprefix` of Celery's `result_backend_transport_options`. In a
+    /// cluster it must have the same hash tag. Default none.
+    pub result_keyprefix: String,
     /// How long a worker's hold on a message lasts without being renewed; it is renewed at a third of this. A crashed
     /// worker's tasks start elsewhere after this and `worker_restore_interval`. Celery's `visibility_timeout`. Default
     /// 20 s.
@@ -116,6 +122,8 @@ impl Default for Config {
             task_body_bytes_max: 16 << 20,
             result_expires: Some(Duration::from_secs(24 * 3600)),
             result_extended: false,
+            global_keyprefix: String::new(),
+            result_keyprefix: String::new(),
             visibility_timeout: Duration::from_secs(20),
             worker_concurrency: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             worker_restore_interval: Duration::from_secs(5),
@@ -147,6 +155,8 @@ impl Config {
             task_body_bytes_max,
             result_expires,
             result_extended,
+            global_keyprefix,
+            result_keyprefix,
             visibility_timeout,
             worker_concurrency,
             worker_restore_interval,
@@ -175,6 +185,8 @@ impl Config {
             ("task_body_bytes_max", json!(task_body_bytes_max)),
             ("result_expires", limit(result_expires)),
             ("result_extended", json!(result_extended)),
+            ("global_keyprefix", json!(global_keyprefix)),
+            ("result_keyprefix", json!(result_keyprefix)),
             ("visibility_timeout", seconds(visibility_timeout)),
             ("worker_concurrency", json!(worker_concurrency)),
             ("worker_restore_interval", seconds(worker_restore_interval)),

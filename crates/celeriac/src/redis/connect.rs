@@ -32,6 +32,8 @@ pub(super) struct Connector {
     pub(super) address: Address,
     /// `global_keyprefix`, whose hash tag names the slot in a cluster.
     pub(super) prefix: String,
+    /// The prefix of results, which must have the same hash tag there.
+    pub(super) result_prefix: String,
     pub(super) connect_timeout: Duration,
     pub(super) response_timeout: Duration,
     /// How long a call waits for a connection that is down before it fails.
@@ -241,6 +243,13 @@ impl Connector {
                 remedy: "give all keys one slot with global_keyprefix = \"{celery}:\", for Python as well, or use a \
                          Redis without cluster mode"
                     .to_owned(),
+            });
+        }
+        if hash_tag(&self.prefix) != hash_tag(&self.result_prefix) {
+            return Err(Error::Open {
+                what: self.shown().to_owned(),
+                why: "this is a cluster, where results would lie in another slot than messages".to_owned(),
+                remedy: "give result_keyprefix the hash tag of global_keyprefix".to_owned(),
             });
         }
         let slot = slot_of(hash_tag(&self.prefix).unwrap_or_default().as_bytes());

@@ -106,6 +106,7 @@ impl Link {
         let connector = Arc::new(Connector {
             address: Address::parse(url)?,
             prefix: options.prefix.clone(),
+            result_prefix: options.result_prefix.clone(),
             connect_timeout: options.connect_timeout,
             response_timeout: options.response_timeout,
             patience: options.patience,
@@ -237,6 +238,7 @@ impl Link {
 
     async fn send(&self, what: &str, parcel: Parcel<'_>, read: bool) -> Result<Vec<Value>, Failed> {
         let deadline = Instant::now() + self.options.patience + self.options.response_timeout;
+        let mut repeated = 0;
         loop {
             let held = self.line.connection(self.options.patience).await.map_err(Failed::Unreachable)?;
             let sent = self.line.answer(&held, parcel.send(&held)).await;
@@ -249,10 +251,11 @@ impl Link {
                 let harmless = fault::passes(&error) || (read && !error.is_timeout());
                 if harmless && Instant::now() < deadline {
                     tracing::debug!(%error, what, "the call is sent again");
-                    if fault::passes(&error) {
-                        // The server answers, and refuses: give it a moment.
-                        tokio::time::sleep(pause(2)).await;
+                    if fault::passes(&error) || repeated > 0 {
+                        // The server answers, and refuses, or cuts off whoever sends this: give it a moment.
+                        tokio::time::sleep(pause(2 + repeated)).await;
                     }
+                    repeated += 1;
                     continue;
                 }
             }

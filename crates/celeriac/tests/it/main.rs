@@ -22,6 +22,8 @@ mod redis_faults;
 mod redis_keys;
 mod redis_log;
 mod redis_server;
+#[cfg(feature = "tls")]
+mod redis_ways;
 mod sqlite;
 mod stopping;
 mod support;

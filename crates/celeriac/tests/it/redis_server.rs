@@ -66,7 +66,7 @@ impl RedisServer {
         let mut folder = tempfile::tempdir().unwrap();
         // Another process may take the port between the two; then the server ends, and another port is tried.
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let process = Some(spawn(port, &folder, &options));
             let mut server = Self { port, folder, options: options.clone(), process };
             if server.is_up().await {
@@ -85,7 +85,7 @@ impl RedisServer {
     /// A Sentinel that watches this server as `service`, on a port of its own.
     pub(crate) async fn start_sentinel(&self, service: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let file = folder.path().join("sentinel.conf");
         let watch =
             format!("port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {service} 1000\nsentinel failover-timeout {service} 5000\n", self.port);
@@ -224,6 +224,11 @@ fn read_answer(from: &mut BufReader<TcpStream>, answer: &mut String) -> Option<(
         _ => {}
     }
     Some(())
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The server under test; another one than Redis by its path.
