@@ -40,7 +40,9 @@ pub(super) fn store_error(error: &RedisError, what: &str, shown: &str) -> Error 
         Some("OOM") => Error::Full { what: format!("the memory of {shown} (maxmemory)") },
         Some("MISCONF") => Error::Full { what: format!("the disk of {shown}, which cannot save its data") },
         Some("NOAUTH" | "WRONGPASS" | "NOPERM") => denied(&text, shown),
-        _ if error.kind() == ErrorKind::AuthenticationFailed || denies_in_script(error) => denied(&text, shown),
+        _ if error.kind() == ErrorKind::AuthenticationFailed || denies_in_script(error) => {
+            denied(&text, shown)
+        }
         _ if text.contains("certificate") || text.contains("Certificate") => distrusted(&text, shown),
         _ if text.contains("WRONGTYPE") => Error::Corrupt {
             what: shown.to_owned(),

@@ -36,7 +36,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 const HANGS: Duration = Duration::from_secs(1);
 
 /// Makes a connection, and says what else is to be known of it.
-pub(super) type Open<T> = Box<dyn Fn() -> BoxFuture<'static, Result<(MultiplexedConnection, T)>> + Send + Sync>;
+pub(super) type Open<T> =
+    Box<dyn Fn() -> BoxFuture<'static, Result<(MultiplexedConnection, T)>> + Send + Sync>;
 /// Told when a connection is given up.
 pub(super) type Lost = Box<dyn Fn() + Send + Sync>;
 

@@ -55,6 +55,9 @@ impl Default for LinkOptions {
     }
 }
 
+/// A script is told again so often to a server that forgets it each time.
+const LOADS_MAX: u32 = 3;
+
 /// Every connection to one database of one Redis.
 pub(crate) struct Link {
     connector: Arc<Connector>,
@@ -170,20 +173,24 @@ impl Link {
             command.arg(arg.as_ref());
         }
         let what = script.name();
-        match self.send(what, Parcel::One(&command), script.is_repeatable()).await {
-            Err(Failed::Refused(error)) if is_no_script(&error) => {
-                let mut load = redis::cmd("SCRIPT");
-                load.arg("LOAD").arg(script.text());
-                self.send(what, Parcel::One(&load), true).await.map_err(|why| self.error(why, what))?;
-                let again = self.send(what, Parcel::One(&command), script.is_repeatable()).await;
-                Ok(again.map_err(|why| self.error(why, what))?.pop().unwrap_or_default())
+        let mut sent = self.send(what, Parcel::One(&command), script.is_repeatable()).await;
+        for _ in 0..LOADS_MAX {
+            if !matches!(&sent, Err(Failed::Refused(error)) if is_no_script(error)) {
+                break;
             }
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(script.text());
+            self.send(what, Parcel::One(&load), true).await.map_err(|why| self.error(why, what))?;
+            sent = self.send(what, Parcel::One(&command), script.is_repeatable()).await;
+        }
+        match sent {
+            Ok(mut values) => Ok(values.pop().unwrap_or_default()),
             Err(Failed::Refused(error)) if fault::denies_in_script(&error) => {
                 // Redis 7.0 does not say what it is that the user may not do.
                 let named = Box::pin(rights::check(self)).await.err();
                 Err(named.unwrap_or_else(|| self.error(Failed::Refused(error), what)))
             }
-            sent => Ok(sent.map_err(|why| self.error(why, what))?.pop().unwrap_or_default()),
+            Err(why) => Err(self.error(why, what)),
         }
     }
 

@@ -113,7 +113,8 @@ mod tests {
     fn every_command_is_checked() {
         let mut used = BTreeSet::new();
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis");
-        for entry in [folder.clone(), folder.join("lua")].iter().flat_map(|folder| folder.read_dir().unwrap()) {
+        for entry in [folder.clone(), folder.join("lua")].iter().flat_map(|folder| folder.read_dir().unwrap())
+        {
             let path = entry.unwrap().path();
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
             if path.extension().is_some_and(|extension| extension == "lua") {

@@ -191,3 +191,37 @@ async fn commit(shared: &Shared, transactions: &[Transaction]) -> Result<Vec<Out
         pause = (pause * 2).min(RETRY_LONGEST);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::protocol::RawMessage;
+
+    /// While nothing is taken off, so many ends wait; who ends after them waits with his slot.
+    #[tokio::test]
+    async fn ends_that_wait_are_bounded() {
+        let (settler, mut settlements) = channel();
+        let delivery = Delivery {
+            tag: DeliveryTag::from("tag"),
+            task_id: TaskId::from("a"),
+            queue: "q".into(),
+            priority: 0,
+            deliveries: 1,
+            begun: false,
+            revoked: false,
+            message: RawMessage { head: "".into(), body: bytes::Bytes::new() },
+        };
+        let end = || settler.settle(&delivery, Transaction::default(), Count::Succeeded, None);
+        for n in 0..BOUND {
+            let queued = tokio::task::unconstrained(end()).now_or_never();
+            assert!(queued.is_some(), "{n} wait, and there is room");
+        }
+        let late = tokio::task::unconstrained(end());
+        tokio::pin!(late);
+        assert!((&mut late).now_or_never().is_none(), "there is no room");
+        assert!(settlements.recv().await.is_some());
+        late.await;
+    }
+}

@@ -139,8 +139,9 @@ async fn a_cut_connection_is_made_anew() {
 async fn a_reservation_whose_answer_was_lost_costs_nothing() {
     let server = RedisServer::start().await;
     let proxy = Proxy::to(server.address()).await;
-    let store =
-        RedisStore::connect(&proxy.url(), RedisOptions::default(), ManualClock::new().shared()).await.unwrap();
+    let store = RedisStore::connect(&proxy.url(), RedisOptions::default(), ManualClock::new().shared())
+        .await
+        .unwrap();
     store.publish(vec![message("a"), message("b")]).await.unwrap();
     let other = Reserve { limit: 1, worker: WorkerName::from("other"), ..request(Duration::ZERO) };
     let others = store.reserve(&other).await.unwrap();

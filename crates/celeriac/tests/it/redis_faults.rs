@@ -23,6 +23,9 @@ use crate::support::{PATIENCE, Running, config, count, each_ended_once, events, 
 
 /// Longer than any of the troubles: what is held stays held.
 const LEASE: Duration = Duration::from_secs(60);
+/// Work goes on five seconds after the path is good again; a machine that does other things as well gets twice as long.
+/// What waits for an answer on a dead connection until that is out of time takes longer.
+const PROMISED: Duration = Duration::from_secs(10);
 /// Clients that publish and wait, one task after the other.
 const CLIENTS: usize = 3;
 /// So often is a worker that waits woken, which would take too long if it only looked now and then.
@@ -52,9 +55,25 @@ async fn held(cx: Context, name: String) -> u32 {
     cx.deliveries()
 }
 
+/// Those of the crowd that have begun and that have returned, by gate.
+static CROWDS: LazyLock<Mutex<HashMap<String, (usize, usize)>>> = LazyLock::new(Mutex::default);
+
+fn crowd_of(name: &str) -> (usize, usize) {
+    CROWDS.lock().unwrap().get(name).copied().unwrap_or_default()
+}
+
+/// One of many that end when their gate is opened.
+#[celeriac::task(name = "redis_faults.crowd")]
+async fn crowd(name: String, n: usize) -> usize {
+    CROWDS.lock().unwrap().entry(name.clone()).or_default().0 += 1;
+    gate(&name).cancelled().await;
+    CROWDS.lock().unwrap().entry(name).or_default().1 += 1;
+    n
+}
+
 async fn connect(url: &str) -> Celeriac {
     let app = Celeriac::builder().broker(url).config(config(LEASE)).connect().await.unwrap();
-    app.register(add).register(pythons).register(held)
+    app.register(add).register(pythons).register(held).register(crowd)
 }
 
 /// What was sent, and what became of it as far as the clients know.
@@ -96,7 +115,7 @@ impl Clients {
     /// Waits until a task has finished that was sent after `instant`.
     async fn finished_after(&mut self, instant: Instant) {
         let finished = self.finished.wait_for(|(_, sent)| *sent > instant);
-        tokio::time::timeout(PATIENCE, finished).await.expect("work goes on").unwrap();
+        tokio::time::timeout(PROMISED, finished).await.expect("work goes on as soon as it should").unwrap();
     }
 
     async fn stop(mut self, sent: &mut Sent) {
@@ -276,7 +295,7 @@ async fn idle_connections_are_dead_and_do_not_say_so() {
     let observer = connect(&server.url()).await;
     let id = TaskId::random();
     server.number(&["LPUSH", "q", &envelope(id.as_str(), "tag")]);
-    assert_eq!(observer.async_result::<i64>(id).get_timeout(PATIENCE).await.unwrap(), 6);
+    assert_eq!(observer.async_result::<i64>(id).get_timeout(PROMISED).await.unwrap(), 6);
     println!("half-open and idle: woken {:.1?} after", good.elapsed());
     scene.goes_on("half-open and idle", &server, good).await;
 }
@@ -397,4 +416,94 @@ async fn a_replica_takes_over() {
         master.signal("CONT");
     };
     tokio::join!(survive("KILL"), survive("STOP"));
+}
+
+/// More than wait to be written at a time: those beyond the bound keep their slots.
+const CROWD: usize = 2_000;
+
+/// Has a crowd end while nothing can be written, and looks for each end once that is over.
+async fn a_crowd_ends(
+    server: &mut RedisServer,
+    url: &str,
+    away: impl AsyncFnOnce(&mut RedisServer),
+    back: impl AsyncFnOnce(&mut RedisServer),
+) {
+    let app = connect(url).await;
+    let worker = Running::start(app.worker().concurrency(CROWD));
+    let name = TaskId::random().to_string();
+    let calls: Vec<_> = (0..CROWD).map(|n| crowd(name.clone(), n)).collect();
+    let results = app.publish_batch(&calls).await.unwrap();
+    until("all have begun", async || crowd_of(&name).0 == CROWD).await;
+    away(server).await;
+    gate(&name).cancel();
+    until("all have returned", async || crowd_of(&name).1 == CROWD).await;
+    back(server).await;
+    let good = Instant::now();
+    for (n, result) in results.iter().enumerate() {
+        assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), n);
+    }
+    println!("{CROWD} ends were stored {:.1?} after", good.elapsed());
+    let ids: Vec<TaskId> = results.iter().map(celeriac::AsyncResult::id).collect();
+    each_ended_once(&app, &ids, "SUCCESS").await;
+    assert_eq!(crowd_of(&name), (CROWD, CROWD), "none ran again");
+    let report = worker.stop().await;
+    assert_eq!((report.failed, report.handed_back, report.succeeded + report.lost), (0, 0, CROWD as u64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_wait_for_the_server() {
+    let mut server = RedisServer::start_durable().await;
+    let url = server.url();
+    let away = async |server: &mut RedisServer| server.kill();
+    a_crowd_ends(&mut server, &url, away, async |server: &mut RedisServer| server.restart().await).await;
+}
+
+/// A right that was taken away says nothing of what is to be written either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_wait_for_a_right() {
+    let mut server = RedisServer::start().await;
+    server.command(&["ACL", "SETUSER", "some", "on", ">password", "~*", "&*", "+@all"]);
+    let url = format!("redis://some:password@{}/0", server.address());
+    let away = async |server: &mut RedisServer| {
+        server.command(&["ACL", "SETUSER", "some", "-evalsha"]);
+    };
+    let back = async |server: &mut RedisServer| {
+        // Long enough for the first of them to have been refused.
+        until("a call was refused", async || server.command(&["ACL", "LOG"]).contains("evalsha")).await;
+        server.command(&["ACL", "SETUSER", "some", "+evalsha"]);
+    };
+    a_crowd_ends(&mut server, &url, away, back).await;
+}
+
+/// While the store is away for longer than a lease, nobody takes what runs on: who lives renews it first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_longer_than_a_lease_loses_no_run() {
+    const SHORT: Duration = Duration::from_secs(3);
+    let mut server = RedisServer::start_durable().await;
+    let connect = async || {
+        let app = Celeriac::builder().broker(server.url()).config(config(SHORT)).connect().await.unwrap();
+        app.register(held)
+    };
+    let app = connect().await;
+    // One that runs it, and others that would like to.
+    let worker = Running::start(app.worker());
+    let name = TaskId::random().to_string();
+    let result = held(name.clone()).delay(&app).await.unwrap();
+    events(&app, &result.id(), "began", 1).await;
+    let others = [Running::start(connect().await.worker()), Running::start(connect().await.worker())];
+    for round in 0..3 {
+        server.kill();
+        tokio::time::sleep(SHORT + Duration::from_secs(1)).await;
+        server.restart().await;
+        // Longer than those wait who would restore it.
+        tokio::time::sleep(SHORT + Duration::from_secs(1)).await;
+        let task = app.store().catalog.task(&result.id()).await.unwrap().unwrap();
+        assert_eq!(task.attempts.len(), 0, "round {round}: {:?}", task.attempts);
+    }
+    gate(&name).cancel();
+    assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), 1, "it ran once");
+    assert_eq!(worker.stop().await.succeeded, 1);
+    for other in others {
+        other.stop().await;
+    }
 }

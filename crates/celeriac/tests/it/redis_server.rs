@@ -87,8 +87,10 @@ impl RedisServer {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let file = folder.path().join("sentinel.conf");
-        let watch =
-            format!("port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {service} 1000\nsentinel failover-timeout {service} 5000\n", self.port);
+        let watch = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {} 1\nsentinel down-after-milliseconds {service} 1000\nsentinel failover-timeout {service} 5000\n",
+            self.port
+        );
         std::fs::write(&file, watch).unwrap();
         let mut command = Command::new(program());
         command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());

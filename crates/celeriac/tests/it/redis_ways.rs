@@ -254,18 +254,18 @@ async fn a_missing_right_is_named() {
         }
         assert!(error.to_string().contains("docs/redis.md"), "{without:?}: {error}");
     }
-    // One that is taken away later is told by its name as well, and what was to be written waits for it.
+    // One that is taken away later is told by its name as well.
     allow(&server, "lacking", &documented_rule());
     let url = as_user(&server, "lacking");
     let store = RedisStore::connect(&url, RedisOptions::default(), SystemClock::shared()).await.unwrap();
-    server.command(&["ACL", "SETUSER", "lacking", "-incr"]);
+    server.command(&["ACL", "SETUSER", "lacking", "-lpush"]);
     let queue = celeriac::QueueName::from("celery");
     let message =
         celeriac::protocol::RawMessage::from_envelope(crate::redis::envelope("a", "tag").as_bytes());
     let routed = celeriac::broker::Routed { queue, ..crate::redis::message("a") };
     let routed = celeriac::broker::Routed { message: message.unwrap(), ..routed };
     let error = celeriac::broker::Broker::publish(&*store, vec![routed]).await.unwrap_err();
-    assert!(matches!(error, Error::Open { .. }) && error.to_string().contains("INCR"), "{error}");
+    assert!(matches!(error, Error::Open { .. }) && error.to_string().contains("LPUSH"), "{error}");
 }
 
 /// The whole suite by way of Sentinels, the first of which is dead.

@@ -264,7 +264,8 @@ impl<'c> Cases<'c> {
         let caught = self.0.into_iter().map(|(name, case)| async move {
             AssertUnwindSafe(case).catch_unwind().await.is_err().then_some(name)
         });
-        let ended: Vec<_> = futures_util::stream::iter(caught).buffer_unordered(CASES_AT_ONCE).collect().await;
+        let ended: Vec<_> =
+            futures_util::stream::iter(caught).buffer_unordered(CASES_AT_ONCE).collect().await;
         let failed: Vec<&str> = ended.into_iter().flatten().collect();
         assert!(failed.is_empty(), "these cases fail: {failed:?}");
     }
