@@ -99,6 +99,15 @@ async fn slow(cx: Context, seconds: f64, name: String) -> Result<String, Failure
     }
 }
 
+/// Runs for so many seconds, and leaves in its log, which is in the store, when and where it began.
+#[celeriac::task(name = "rust.stamped")]
+async fn stamped(cx: Context, seconds: f64) -> u32 {
+    let began = json!({ "run": cx.deliveries(), "pid": std::process::id() });
+    cx.emit("began", &began).await;
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    cx.deliveries()
+}
+
 /// Succeeds in the run after so many retries.
 #[celeriac::task(name = "rust.retry", max_retries = 3)]
 async fn retry(cx: Context, times: u32, countdown: f64) -> Result<u32, Failure> {
@@ -235,6 +244,7 @@ fn main() -> std::process::ExitCode {
         .register(burn)
         .register(panic)
         .register(slow)
+        .register(stamped)
         .register(retry)
         .register(progress)
         .register(noresult)

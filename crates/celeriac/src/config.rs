@@ -50,7 +50,7 @@ pub struct Config {
     pub visibility_timeout: Duration,
     /// How many tasks a worker runs at once. Default: the number of cores.
     pub worker_concurrency: usize,
-    /// How often a worker looks for expired leases, unfired chords and expired results. Default 5 s.
+    /// How often at least a worker looks for expired leases, unfired chords and expired results. Default 5 s.
     pub worker_restore_interval: Duration,
     /// How often a worker says that it lives. One that was not heard of for three times as long and a second is listed
     /// no more; leases do not depend on it. Default 2 s.

@@ -33,8 +33,8 @@ impl Celeriac {
                 tracing::warn!(%error, "cannot clean up, trying again");
                 away = true;
             }
-            // Workers that started together do not come together for ever.
-            let pause = interval.mul_f64(0.75 + fastrand::f64() / 2.0);
+            // Never later than is set; and workers that started together do not come together for ever.
+            let pause = interval.mul_f64(0.5 + fastrand::f64() / 2.0);
             tokio::select! {
                 () = &mut shutdown => return,
                 () = tokio::time::sleep(pause) => {}
