@@ -22,6 +22,7 @@ mod redis_faults;
 mod redis_keys;
 mod redis_log;
 mod redis_server;
+mod redis_soak;
 #[cfg(feature = "tls")]
 mod redis_ways;
 mod sqlite;
