@@ -109,10 +109,7 @@ impl Doorbell {
             let held = self.line.connection(self.connector.patience).await?;
             let mut connection = held.connection.clone();
             let answer = self.line.answer(&held, connection.send_packed_command(command)).await;
-            let error = match answer.and_then(Value::extract_error) {
-                Ok(_) => return Ok(held.known),
-                Err(error) => error,
-            };
+            let Err(error) = answer.and_then(Value::extract_error) else { return Ok(held.known) };
             if super::fault::breaks(&error) {
                 self.line.take_down(&held);
             }

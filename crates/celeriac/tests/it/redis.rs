@@ -16,8 +16,8 @@ use celeriac::{State, TaskId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::redis_chords::part;
 use crate::proxy::Proxy;
+use crate::redis_chords::part;
 use crate::redis_server::RedisServer;
 use crate::support::PATIENCE;
 

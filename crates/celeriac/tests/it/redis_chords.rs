@@ -92,7 +92,7 @@ async fn a_header_counted_short_is_waited_for() {
     let chord = async || store.chord(&GroupId::from("g")).await.unwrap();
     assert_eq!(chord().await, None, "b has not ended");
     assert_eq!(store.ready_chords(10).await.unwrap(), [GroupId::from("g")], "it is looked at again");
-    let ended = |state| ResultMeta::new(&TaskId::from("b"), state, Json::parse("2").unwrap());
+    let ended = |state| ResultMeta::new(TaskId::from("b"), state, Json::parse("2").unwrap());
     store.record(vec![Record { results: vec![ended(State::Retry)], ..Record::default() }]).await.unwrap();
     assert_eq!(chord().await, None, "b is tried again");
     store.record(vec![Record { results: vec![ended(State::Success)], ..Record::default() }]).await.unwrap();

@@ -201,7 +201,7 @@ impl Scene {
         let heard = || server.number_of(&["GET", "celeriac:commands:last"]);
         let before = heard();
         until("a broadcast is heard", async || {
-            server.number(&["PUBLISH", "/0.celery.pidbox", &ping(&TaskId::random().to_string())]);
+            server.number(&["PUBLISH", "/0.celery.pidbox", &ping(TaskId::random().as_str())]);
             heard() > before
         })
         .await;

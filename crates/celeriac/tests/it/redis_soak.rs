@@ -280,6 +280,16 @@ async fn keys_come_and_go() {
 
 /// Those that there is one of, whatever is done.
 fn is_of_the_store(key: &str) -> bool {
-    let one = ["counter", "feed", "queues", "consumers", "tasks", "swept", "commands:last", "reply-queues", "workers"];
+    let one = [
+        "counter",
+        "feed",
+        "queues",
+        "consumers",
+        "tasks",
+        "swept",
+        "commands:last",
+        "reply-queues",
+        "workers",
+    ];
     one.iter().any(|name| key == format!("celeriac:{name}")) || key.starts_with("_kombu.binding")
 }

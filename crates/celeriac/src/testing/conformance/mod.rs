@@ -245,7 +245,9 @@ macro_rules! store_suite {
 /// All cases of the suite, for one test: where what the stores need is dear to start. Each needs a store of its own all the
 /// same, as under a prefix of its own.
 #[derive(Default)]
-pub struct Cases<'c>(Vec<(&'static str, Pin<Box<dyn Future<Output = ()> + 'c>>)>);
+pub struct Cases<'c>(Vec<(&'static str, Case<'c>)>);
+
+type Case<'c> = Pin<Box<dyn Future<Output = ()> + 'c>>;
 
 /// So many cases run at the same time.
 const CASES_AT_ONCE: usize = 16;
