@@ -167,6 +167,24 @@ def test_an_errback_of_the_new_style_of_a_task_in_rust_gets_the_id_alone(both):
         result.get(timeout=PATIENCE)
     with pytest.raises(TypeError, match="missing 2 required positional arguments"):
         both.app.AsyncResult("new style").get(timeout=PATIENCE)
+    # The log of the task that failed says so beforehand.
+    told = both.celeriac("events", result.id).stdout
+    assert "errbacks sent as tasks with the id of this one: py.errback_new" in told, told
+    assert "takes (request, exc, traceback) fails" in told
+
+
+@pytest.mark.celeriac
+def test_an_errback_that_no_worker_has_waits_for_one(both):
+    # Nobody consumes from there: it waits, and runs once somebody does.
+    errback = both.app.signature("py.errback", queue="errbacks elsewhere")
+    result = both.send("rust.fail", "boom", link_error=errback)
+    with pytest.raises(ValueError, match="boom"):
+        result.get(timeout=PATIENCE)
+    assert "py.errback" in both.celeriac("events", result.id).stdout
+    assert both.redis.llen("errbacks elsewhere") == 1
+    late = both.python_worker(node="late@interop", queues="errbacks elsewhere")
+    both.noted(f"py.errback {result.id}")
+    late.stop()
 
 
 @pytest.mark.parametrize("a,b", PAIRS)

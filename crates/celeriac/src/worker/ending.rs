@@ -243,13 +243,35 @@ impl End<'_> {
             traceback: traceback.map(str::to_owned),
             ..self.meta(State::Failure)
         };
-        self.store(meta, &mut transaction);
         let follow = canvas::after_failure(self.message, exception, traceback, &self.app.planner());
         for problem in &follow.problems {
             tracing::error!(%task_id, %problem, "something that follows the failure cannot be sent");
         }
+        transaction.record.log.extend(self.errbacks_elsewhere(&follow.publish));
+        self.store(meta, &mut transaction);
         follow.merge_into(&mut transaction);
         (transaction, Count::Failed)
+    }
+
+    /// Tells of errbacks that this worker has not got. Celery calls one that takes a request, an exception and a traceback
+    /// as a function, where a task of its own fails; as a task, which is all that can be sent, it fails for want of them.
+    fn errbacks_elsewhere(&self, follow: &[Routed]) -> Option<LogRecord> {
+        let is_elsewhere = |task: &&str| *task != WEBHOOK_TASK && self.app.registry().options(task).is_none();
+        let names: Vec<&str> = follow.iter().map(|routed| &*routed.task).filter(is_elsewhere).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let message = format!(
+            "errbacks sent as tasks with the id of this one: {}; one in Python that takes (request, exc, traceback) fails, \
+             let it take the id and ask for the result",
+            names.join(", ")
+        );
+        let data = Json::from_value(&serde_json::json!({ "level": "info", "message": message }));
+        Some(LogRecord {
+            task_id: self.delivery.task_id.clone(),
+            event: "log".into(),
+            data: data.unwrap_or_default(),
+        })
     }
 
     fn retry(
