@@ -4,9 +4,11 @@ import datetime
 import json
 
 import pytest
+from celery import chain, group
 from celery.exceptions import TaskRevokedError
+from celery.result import GroupResult
 
-from conftest import PATIENCE, PYTHON_NODE, until
+from conftest import CELERY, PATIENCE, PYTHON_NODE, until
 
 pytestmark = pytest.mark.celeriac
 
@@ -169,6 +171,47 @@ def test_workflows_made_in_rust(both, kind, mixed):
         fresh.close()
     else:
         assert both.app.AsyncResult(composed).get(timeout=PATIENCE) == COMPOSED[kind]
+
+
+CAUGHT = {
+    "an error with its argument": ("py.fail", ["boom ø"], ("FAILURE", "builtins", "ValueError", ["boom ø"])),
+    "wrong arguments": ("py.add", [1], ("FAILURE", "builtins", "TypeError", None)),
+    "a rejected task": ("py.reject", [], ("FAILURE", "celery.exceptions", "Reject", ["nope", False])),
+    "retries that end": ("py.retry", [9, 0], ("FAILURE", "builtins", "RuntimeError", ["try3"])),
+}
+
+
+@pytest.mark.parametrize("name", CAUGHT)
+def test_an_error_of_pythons_is_an_error_in_rust(both, name):
+    task, args, (state, module, kind, said) = CAUGHT[name]
+    if CELERY < (5, 7) and task == "py.reject":
+        pytest.skip("Celery 5.5 stores nothing")
+    caught = both.get("rust.catch", task, args)
+    assert (caught["state"], caught["module"], caught["type"]) == (state, module, kind)
+    assert said is None or caught["args"] == said
+    assert caught["has_traceback"] == (task != "py.reject")
+
+
+def test_a_group_saved_in_rust_is_restored_in_python(both):
+    group_id = both.get("rust.save", ["py.add", "rust.mul"])
+    assert GroupResult.restore(group_id, app=both.client()).get(timeout=PATIENCE) == [5, 6]
+
+
+def test_a_group_saved_in_python_is_restored_in_rust(both):
+    sent = group([both.sig("rust.add", 1, 1), both.sig("py.add", 2, 2)], app=both.app).apply_async()
+    sent.save()
+    assert both.get("rust.restore", sent.id) == [2, 4]
+
+
+@pytest.mark.parametrize("serializer,content", [("msgpack", "application/x-msgpack"), ("yaml", "application/x-yaml")])
+def test_a_step_is_sent_as_its_signature_says(both, serializer, content):
+    step = both.sig("py.echo").set(serializer=serializer, compression="zlib")
+    assert chain(both.sig("rust.echo", {"a": [1, "ø"]}), step, app=both.app).apply_async().get(timeout=PATIENCE) == {
+        "a": [1, "ø"]}
+    unseen = both.sig("py.echo").set(serializer=serializer, compression="zlib", queue="unseen")
+    chain(both.sig("rust.echo", 1), unseen, app=both.app).apply_async()
+    sent = json.loads(until(lambda: both.redis.rpop("unseen"), "the next step should be sent"))
+    assert (sent["content-type"], sent["headers"]["compression"]) == (content, "application/x-gzip")
 
 
 def test_queues_are_counted_and_purged(place):

@@ -172,6 +172,45 @@ async fn spawn(cx: Context, task: String, args: Vec<Json>) -> Result<String, Fai
     Ok(sent.id().to_string())
 }
 
+/// Sends another task and waits for it, and tells how it failed.
+#[celeriac::task(name = "rust.catch")]
+async fn catch(cx: Context, task: String, args: Vec<Json>) -> Result<Value, Failure> {
+    let sent = cx.app().send_task(&task, args, JsonMap::new(), CallOptions::default()).await?;
+    match sent.get_timeout(Duration::from_secs(60)).await {
+        Ok(value) => Err(format!("it should fail, and returned {value}").into()),
+        Err(celeriac::Error::Task(failed)) => {
+            let exception = failed.exception.ok_or("no exception is stored")?;
+            let args: Vec<Value> = exception.exc_message.iter().map(Json::to).collect::<Result<_, _>>()?;
+            Ok(json!({
+                "state": failed.state.as_str(),
+                "module": exception.exc_module,
+                "type": exception.exc_type,
+                "args": args,
+                "has_traceback": failed.traceback.is_some(),
+            }))
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Sends a group and saves it, and returns its id.
+#[celeriac::task(name = "rust.save")]
+async fn save(cx: Context, tasks: Vec<String>) -> Result<String, Failure> {
+    let args = vec![Json::from_value(&2)?, Json::from_value(&3)?];
+    let members = group(tasks.iter().map(|task| celeriac::signature(task, args.clone())));
+    let sent = members.delay(cx.app()).await?;
+    sent.save().await?;
+    Ok(sent.id().to_string())
+}
+
+/// Joins a group that somebody saved.
+#[celeriac::task(name = "rust.restore")]
+async fn restore(cx: Context, group_id: String) -> Result<Value, Failure> {
+    let saved = cx.app().restore_group::<Value>(&group_id.as_str().into()).await?;
+    let values = saved.ok_or("no such group was saved")?.get_timeout(Duration::from_secs(60)).await?;
+    Ok(json!(values))
+}
+
 /// Sends a workflow of tasks of the sides named, and returns the id of its result, or those of a group's members.
 #[celeriac::task(name = "rust.compose")]
 async fn compose(cx: Context, kind: String, sides: (String, String)) -> Result<Value, Failure> {
@@ -252,6 +291,9 @@ fn main() -> std::process::ExitCode {
         .register(reject)
         .register(context)
         .register(spawn)
+        .register(catch)
+        .register(save)
+        .register(restore)
         .register(compose)
         .register(errback)
         .register(callback);

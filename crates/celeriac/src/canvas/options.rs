@@ -10,8 +10,8 @@ use crate::broker::Routed;
 use crate::clock::{Timestamp, after};
 use crate::id::{QueueName, TaskId};
 use crate::protocol::{
-    Body, Embed, Headers, JsonMap, Message, Properties, Signature, TimeLimit, args_repr, kwargs_repr,
-    parse_iso8601,
+    Body, Compression, Embed, Headers, JsonMap, Message, Properties, Serializer, Signature, TimeLimit,
+    args_repr, kwargs_repr, parse_iso8601,
 };
 
 /// Options that say how to call, not what: they mean something to the caller's library alone and are not sent.
@@ -166,6 +166,9 @@ impl Node {
             chord,
         };
         let task = self.task.clone().into_boxed_str();
+        let serializer = self.text_option("serializer")?.and_then(|name| Serializer::from_name(&name));
+        let compression =
+            self.text_option("compression")?.and_then(|name| Compression::from_name(&name).ok());
         let message =
             Message { headers, properties, body: Body { args: self.args, kwargs: self.kwargs, embed } };
         out.push(Routed {
@@ -176,7 +179,10 @@ impl Node {
             due: eta,
             unique,
             tags: tags(&message.headers.custom),
-            message: message.encode()?,
+            // In JSON, which every consumer reads, where the form asked for is none of ours or not built in.
+            message: message
+                .encode_with(serializer.unwrap_or(Serializer::Json), compression)
+                .or_else(|_| message.encode())?,
         })?;
         Ok(id)
     }

@@ -69,6 +69,29 @@ fn every_option_has_its_place() {
     assert_eq!(message.properties.other, options(&[("unheard_of", "true")]));
 }
 
+/// A message is in the form its signature asks for, and in JSON where that is none of ours.
+#[test]
+fn a_message_is_in_the_form_asked_for() {
+    for (serializer, compression, content_type, compressed) in [
+        ("\"msgpack\"", "null", "application/x-msgpack", None),
+        #[cfg(feature = "yaml")]
+        ("\"yaml\"", "null", "application/x-yaml", None),
+        #[cfg(feature = "compression")]
+        ("null", "\"zlib\"", "application/json", Some("application/x-gzip")),
+        ("\"pickle\"", "\"lost art\"", "application/json", None),
+    ] {
+        let mut signature = Signature::new("t", vec![Json::string("ø")], JsonMap::new());
+        signature.options = options(&[("serializer", serializer), ("compression", compression)]);
+        let message = planned(&signature).publish.remove(0).message;
+        assert!(message.head.contains(&format!("\"content-type\": \"{content_type}\"")), "{}", message.head);
+        match compressed {
+            Some(form) => assert!(message.head.contains(form), "{}", message.head),
+            None => assert!(!message.head.contains("\"compression\""), "{}", message.head),
+        }
+        assert_eq!(Message::decode(&message).unwrap().body.args, [Json::string("ø")]);
+    }
+}
+
 #[test]
 fn times_in_every_form() {
     let eta = |value: &str| one(&with(add("[]"), "eta", value)).headers.eta.unwrap().to_string();
