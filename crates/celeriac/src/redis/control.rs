@@ -13,7 +13,8 @@ use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::RedisStore;
-use super::pidbox::{LoggedCommand, Mailbox};
+use super::logged::LoggedCommand;
+use super::pidbox::Mailbox;
 use super::value::{self, items};
 use crate::clock::{Timestamp, after};
 use crate::control::{

@@ -29,6 +29,7 @@ mod keys;
 mod known;
 mod line;
 mod link;
+mod logged;
 mod observer;
 mod pack;
 mod pidbox;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
+use super::cancel::CancelSignal;
 use super::error::{CancelReason, Cancelled, Retry};
 use crate::app::Celeriac;
 use crate::backend::{LogRecord, Record, StepRecord};
@@ -62,53 +62,6 @@ struct Inner {
     steps: Mutex<HashMap<String, u32>>,
     /// A record that the run has begun goes before its first one, so that a task that never reports costs no write.
     announced: AtomicBool,
-}
-
-/// Tells a run that it is to stop, and why. A soft time limit only asks; what comes after it may still command.
-#[derive(Debug, Default)]
-pub(crate) struct CancelSignal {
-    reason: Mutex<Option<CancelReason>>,
-    asked: CancellationToken,
-    commanded: CancellationToken,
-}
-
-impl CancelSignal {
-    /// Tells the run to stop; `false` when that is no news to it.
-    pub(crate) fn cancel(&self, reason: CancelReason) -> bool {
-        {
-            let mut current = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-            let news = match *current {
-                None => true,
-                Some(CancelReason::SoftTimeLimit) => reason != CancelReason::SoftTimeLimit,
-                Some(_) => false,
-            };
-            if !news {
-                return false;
-            }
-            *current = Some(reason);
-        }
-        self.asked.cancel();
-        if reason != CancelReason::SoftTimeLimit {
-            self.commanded.cancel();
-        }
-        true
-    }
-
-    pub(crate) fn reason(&self) -> Option<CancelReason> {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until the run is told to stop, be it only asked.
-    pub(crate) async fn cancelled(&self) -> CancelReason {
-        self.asked.cancelled().await;
-        self.reason().expect("the reason is set before the token is cancelled")
-    }
-
-    /// Waits until the run is told to stop in earnest.
-    pub(crate) async fn stopped(&self) -> CancelReason {
-        self.commanded.cancelled().await;
-        self.reason().expect("the reason is set before the token is cancelled")
-    }
 }
 
 impl Context {

@@ -4,6 +4,7 @@
 //! of the same name that makes a [`Signature`](crate::Signature) of a call.
 
 mod arguments;
+mod cancel;
 mod context;
 mod error;
 #[doc(hidden)]
@@ -18,8 +19,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use arguments::{ArgumentReader, Arguments};
+pub(crate) use cancel::CancelSignal;
 pub use context::{BlockingContext, Context, StepError};
-pub(crate) use context::{CancelSignal, Journal, JournalAnswer, JournalWrite, Request, current};
+pub(crate) use context::{Journal, JournalAnswer, JournalWrite, Request, current};
 pub(crate) use error::Ending;
 pub use error::{CancelReason, Cancelled, Ignore, Reject, Retry, TaskError};
 pub use options::{RateLimit, TaskOptions};
