@@ -11,7 +11,9 @@
 //! A connection may be dead without saying so: a firewall forgot it, a machine lost its power, a master was frozen and
 //! replaced. A call that has had no answer for [`SUSPICION`] therefore has another connection made beside the one it waits
 //! on, again and again. Where that succeeds the server answers, and would have answered the call: the old connection is
-//! dead, and all who wait on it are told. A server that is merely slow answers nobody, and nothing is given up.
+//! dead, and all who wait on it are told. A server that is merely slow answers nobody, and nothing is given up; nor is
+//! anything while the server says that it has more to send on the old connection, as an answer that is long on a path that
+//! is narrow.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -78,6 +80,8 @@ pub(super) struct Held<T> {
     pub(super) known: T,
     number: u64,
     dead: CancellationToken,
+    /// What the server calls the connection.
+    id: Option<i64>,
 }
 
 impl<T: Clone + Send + 'static> Line<T> {
@@ -220,7 +224,14 @@ impl<T: Clone + Send + 'static> Inner<T> {
                 }
             };
             let ended = match opened {
-                Ok((connection, known)) => self.succeeded(connection, known),
+                Ok((mut connection, known)) => {
+                    if self.still_sends(&mut connection).await {
+                        next = Instant::now() + SUSPICION;
+                        continue;
+                    }
+                    let id = client_id(&mut connection).await;
+                    self.succeeded(connection, known, id)
+                }
                 Err(error) => {
                     let rests_until = self.failed(error);
                     if attempts.is_empty() {
@@ -241,7 +252,20 @@ impl<T: Clone + Send + 'static> Inner<T> {
         opened.map_err(|late| Error::unavailable(format!("connect ({})", self.shown), late))?
     }
 
-    fn succeeded(&self, connection: MultiplexedConnection, known: T) -> bool {
+    /// Whether the server has more to send on the connection that there is, as it says on another one.
+    async fn still_sends(&self, other: &mut MultiplexedConnection) -> bool {
+        let Some(id) = self.lock().up.as_ref().and_then(|up| up.id) else { return false };
+        let mut list = redis::cmd("CLIENT");
+        list.arg("LIST").arg("ID").arg(id);
+        let listed: RedisResult<String> = list.query_async(other).await;
+        // Nothing where it is listed no more.
+        listed.is_ok_and(|line| {
+            let waits = line.split(' ').find_map(|field| field.strip_prefix("omem="));
+            waits.is_some_and(|bytes| bytes != "0")
+        })
+    }
+
+    fn succeeded(&self, connection: MultiplexedConnection, known: T, id: Option<i64>) -> bool {
         let mut state = self.lock();
         (state.opening, state.rests_until, state.error) = (false, None, None);
         if std::mem::take(&mut state.failures) > 0 {
@@ -253,7 +277,7 @@ impl<T: Clone + Send + 'static> Inner<T> {
         }
         state.number += 1;
         let number = state.number;
-        let before = state.up.replace(Held { connection, known, number, dead: CancellationToken::new() });
+        let before = state.up.replace(Held { connection, known, number, dead: CancellationToken::new(), id });
         drop(state);
         if let Some(before) = before {
             tracing::warn!(to = self.shown, "a connection was dead and did not say so");
@@ -276,6 +300,11 @@ impl<T: Clone + Send + 'static> Inner<T> {
         state.error = Some(error);
         rests_until
     }
+}
+
+/// What the server calls a connection; nothing where it, or what stands before it, does not say.
+async fn client_id(connection: &mut MultiplexedConnection) -> Option<i64> {
+    redis::cmd("CLIENT").arg("ID").query_async(connection).await.ok()
 }
 
 /// Somebody wants a connection.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,6 +23,8 @@ struct Flow {
     hole: bool,
     /// Who connects is sent away.
     refuses: bool,
+    /// So many bytes of answers pass in a second, on each connection; 0 for all.
+    narrow: usize,
 }
 
 pub(crate) struct Proxy {
@@ -67,6 +70,11 @@ impl Proxy {
     /// Lets nothing through, be it on new connections, until [`Proxy::open`]. What is sent meanwhile arrives then.
     pub(crate) fn close(&self) {
         self.flow.send_modify(|flow| flow.hole = true);
+    }
+
+    /// Lets so many bytes of answers pass in a second on each connection.
+    pub(crate) fn narrow(&self, bytes: usize) {
+        self.flow.send_modify(|flow| flow.narrow = bytes);
     }
 
     /// Sends away who connects, until [`Proxy::open`].
@@ -153,6 +161,10 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut path: Path, a
         }
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             return;
+        }
+        let narrow = path.flow.borrow().narrow;
+        if answers && narrow > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(read as f64 / narrow as f64)).await;
         }
     }
 }

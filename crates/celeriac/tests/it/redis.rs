@@ -160,6 +160,26 @@ async fn a_reservation_whose_answer_was_lost_costs_nothing() {
     assert_eq!(server.number(&["EXISTS", "unacked", "unacked_index", "celeriac:leases", "q"]), 0);
 }
 
+/// An answer that is long on its way is no sign that its connection is dead.
+#[tokio::test]
+async fn a_long_answer_is_waited_for() {
+    const BYTES: usize = 12 * 1024 * 1024;
+    let server = RedisServer::start().await;
+    let proxy = Proxy::to(server.address()).await;
+    let store = RedisStore::connect(&proxy.url(), RedisOptions::default(), ManualClock::new().shared())
+        .await
+        .unwrap();
+    let ids = ["a", "b", "c"].map(TaskId::from);
+    for id in &ids {
+        let meta = ResultMeta::new(id.clone(), State::Success, Json::string(&"x".repeat(BYTES)));
+        store.record(vec![Record { results: vec![meta], ..Record::default() }]).await.unwrap();
+    }
+    // As long as an answer may take, and less.
+    proxy.narrow(ids.len() * BYTES / 7);
+    let found = store.fetch(&ids).await.unwrap();
+    assert_eq!(found.iter().flatten().count(), ids.len());
+}
+
 /// Waits for what another client can see.
 async fn until(happened: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
