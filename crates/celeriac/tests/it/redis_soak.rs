@@ -54,7 +54,8 @@ fn size(name: &str, default: usize) -> usize {
 
 fn short() -> Config {
     let mut config = config(Duration::from_secs(20));
-    config.result_expires = Some(Duration::from_secs(2));
+    // Longer than any of them is waited for.
+    config.result_expires = Some(PATIENCE * 2);
     config.worker_concurrency = 64;
     config
 }
