@@ -53,6 +53,7 @@
 //! | `_kombu.binding.reply.celery.pidbox` | set | bindings of such lists | with their tickets |
 //! | `_kombu.binding_deadlines` | zset | until when the table above counts | Celery; one member of ours |
 //! | `celeriac:revoked` | zset | tasks revoked that no store knows, by when | TTL, three hours; `REVOKED_NOTED_MAX` |
+//! | `celeriac:rights` | string | nothing: what the user may do is tried out on it | gone with the script that makes it |
 //!
 //! Channels hold nothing: `celery-task-meta-<id>` tells a result when it is stored, `/<db>.celery.pidbox` commands,
 //! `/<db>.celeryev/<type>` events; who subscribes to `celeriac:listeners` is one of ours.

@@ -12,8 +12,8 @@
 //! replaced. A call that has had no answer for [`SUSPICION`] therefore has another connection made beside the one it waits
 //! on, again and again. Where that succeeds the server answers, and would have answered the call: the old connection is
 //! dead, and all who wait on it are told. A server that is merely slow answers nobody, and nothing is given up; nor is
-//! anything while the server says that it has more to send on the old connection, as an answer that is long on a path that
-//! is narrow.
+//! anything when the server says that it has more to send on the old connection, as an answer that is long on a path that
+//! is narrow: that has until it is out of time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,6 +65,9 @@ struct State<T> {
     /// Who wants a connection, or another one than there is.
     wanted: usize,
     opening: bool,
+    /// The number of a connection on which much is under way: that it takes long is no reason to suspect it. Until its
+    /// answer is there, or is out of time.
+    left_alone: u64,
     /// Attempts that failed, ever and in a row.
     attempts: u64,
     failures: u32,
@@ -98,6 +101,7 @@ impl<T: Clone + Send + 'static> Line<T> {
             number: 0,
             wanted: 0,
             opening: false,
+            left_alone: 0,
             attempts: 0,
             failures: 0,
             rests_until: None,
@@ -164,15 +168,23 @@ impl<T: Clone + Send + 'static> Line<T> {
                     if state.up.as_ref().is_some_and(|up| up.number > held.number) {
                         return;
                     }
-                    self.0.start(&mut state);
+                    if state.left_alone != held.number {
+                        self.0.start(&mut state);
+                    }
                 }
                 let _ = changed.changed().await;
             }
         };
+        let sent = Instant::now();
         tokio::select! {
             // An answer that is there counts, whatever was found out meanwhile.
             biased;
-            answer = exchange => answer,
+            answer = exchange => {
+                if sent.elapsed() > SUSPICION {
+                    self.0.lock().left_alone = 0;
+                }
+                answer
+            }
             () = held.dead.cancelled() => Err(dead()),
             () = suspicion => Err(dead()),
         }
@@ -184,6 +196,7 @@ impl<T: Clone + Send + 'static> Line<T> {
         if state.up.as_ref().is_some_and(|up| up.number == held.number) {
             state.up = None;
             drop(state);
+            self.0.changed.send_replace(());
             (self.0.lost)();
         }
     }
@@ -225,9 +238,12 @@ impl<T: Clone + Send + 'static> Inner<T> {
             };
             let ended = match opened {
                 Ok((mut connection, known)) => {
-                    if self.still_sends(&mut connection).await {
-                        next = Instant::now() + SUSPICION;
-                        continue;
+                    if let Some(number) = self.still_sends(&mut connection).await {
+                        let mut state = self.lock();
+                        (state.opening, state.left_alone) = (false, number);
+                        drop(state);
+                        self.changed.send_replace(());
+                        return;
                     }
                     let id = client_id(&mut connection).await;
                     self.succeeded(connection, known, id)
@@ -252,17 +268,19 @@ impl<T: Clone + Send + 'static> Inner<T> {
         opened.map_err(|late| Error::unavailable(format!("connect ({})", self.shown), late))?
     }
 
-    /// Whether the server has more to send on the connection that there is, as it says on another one.
-    async fn still_sends(&self, other: &mut MultiplexedConnection) -> bool {
-        let Some(id) = self.lock().up.as_ref().and_then(|up| up.id) else { return false };
+    /// The number of the connection that there is, if the server has more to send on it, as it says on another one.
+    async fn still_sends(&self, other: &mut MultiplexedConnection) -> Option<u64> {
+        let (number, id) = self.lock().up.as_ref().and_then(|up| Some((up.number, up.id?)))?;
         let mut list = redis::cmd("CLIENT");
         list.arg("LIST").arg("ID").arg(id);
         let listed: RedisResult<String> = list.query_async(other).await;
         // Nothing where it is listed no more.
-        listed.is_ok_and(|line| {
-            let waits = line.split(' ').find_map(|field| field.strip_prefix("omem="));
-            waits.is_some_and(|bytes| bytes != "0")
-        })
+        // What waits in its buffer, in the list behind that, and in memory: not all servers count all of it.
+        let waits = |field: &str| {
+            let waits = ["obl=", "oll=", "omem="].iter().find_map(|name| field.strip_prefix(name));
+            waits.is_some_and(|count| count != "0")
+        };
+        listed.is_ok_and(|line| line.split(' ').any(waits)).then_some(number)
     }
 
     fn succeeded(&self, connection: MultiplexedConnection, known: T, id: Option<i64>) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -112,7 +112,10 @@ async fn carry(client: TcpStream, address: String, path: Path) {
     let _ = client.set_nodelay(true);
     let carried = async {
         path.clone().passable().await;
-        let Ok(server) = TcpStream::connect(address).await else { return };
+        let socket = TcpSocket::new_v4().unwrap();
+        // So little that what a narrow path holds up waits in the server.
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        let Ok(server) = socket.connect(address.parse().unwrap()).await else { return };
         let _ = server.set_nodelay(true);
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
