@@ -183,6 +183,27 @@ impl Message {
         Ok(Self { headers, properties, body })
     }
 
+    /// Reads everything but the body, which stays empty; `None` for a message of protocol 1, whose body has it all.
+    ///
+    /// # Errors
+    /// As [`Message::decode`], for what is read.
+    pub fn decode_head(raw: &RawMessage) -> Result<Option<Self>, DecodeError> {
+        let head = Head::read(&raw.head)?;
+        let mut properties = head.properties()?;
+        let mut reader = Reader::default();
+        if let Some(headers) = head.headers {
+            reader.read(headers, "headers")?;
+        }
+        if !reader.names_task() {
+            return Ok(None);
+        }
+        let headers = reader.finish()?;
+        if properties.correlation_id.is_empty() {
+            properties.correlation_id.clone_from(&headers.id);
+        }
+        Ok(Some(Self { headers, properties, body: Body::default() }))
+    }
+
     /// Writes the message in protocol 2 with a JSON body.
     ///
     /// # Errors

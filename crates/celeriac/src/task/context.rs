@@ -160,6 +160,11 @@ impl Context {
         Cancelled(self.inner.cancel.cancelled().await)
     }
 
+    /// Waits until the run is told to stop in earnest, which a soft time limit does not.
+    pub async fn stopped(&self) -> CancelReason {
+        self.inner.cancel.stopped().await
+    }
+
     /// Reports how far the task is, durably, as record `progress` of its log: `{"done": …, "total": …}`.
     pub async fn progress(&self, done: u64, total: impl Into<Option<u64>>) {
         self.progress_with(done, total, serde_json::Map::new()).await;

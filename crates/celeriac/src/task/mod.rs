@@ -7,6 +7,7 @@ mod arguments;
 mod cancel;
 mod context;
 mod error;
+mod executor;
 #[doc(hidden)]
 pub mod name;
 mod options;
@@ -24,6 +25,7 @@ pub use context::{BlockingContext, Context, StepError};
 pub(crate) use context::{Journal, JournalAnswer, JournalWrite, Request, current};
 pub(crate) use error::Ending;
 pub use error::{CancelReason, Cancelled, Ignore, Reject, Retry, TaskError};
+pub use executor::{Concluded, Executor, Fault, ForeignCall, ForeignTask, Ran, Seat, Verdict};
 pub use options::{RateLimit, TaskOptions};
 pub(crate) use registry::RegisteredTask;
 pub use registry::{Registry, TaskFunction};

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::Count;
 use super::examine::{Verdict, examine};
-use super::{Shared, gate, pool, revocation};
+use super::{Shared, foreign, gate, pool, revocation};
 use crate::broker::{Delivery, Reserve};
 use crate::store::{self, Then, Transaction};
 use crate::task::CancelSignal;
@@ -131,6 +131,9 @@ pub(super) async fn proceed(
 ) {
     match examine(shared, &delivery).await {
         Verdict::Run(call) => pool::start(shared, delivery, *call, signal, slot),
+        Verdict::Conclude(message, verdict, dead) => {
+            foreign::start_conclusion(shared, delivery, *message, verdict, dead, slot);
+        }
         Verdict::Settle(transaction, count) => {
             shared.settler.settle(&delivery, *transaction, count, None).await;
         }

@@ -107,7 +107,7 @@ pub(super) fn settle(by: Ender<'_>, run: Run<'_>, ended: Ended) -> Option<(Trans
 }
 
 /// A task given back by `Reject` comes again after this, so that a task that always rejects does not spin.
-const REJECT_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const REJECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The end of a task that was revoked while it waited, by whoever revoked it.
 pub(crate) fn settle_revoked(app: &Celeriac, delivery: &Delivery, why: &str) -> Transaction {
@@ -157,6 +157,18 @@ pub(super) fn undecodable(app: &Celeriac, delivery: &Delivery, error: &DecodeErr
         ..ResultMeta::new(&delivery.task_id, State::Failure, exception.encode())
     }];
     transaction.record.log = transaction.record.results.iter().map(end_record).collect();
+    transaction
+}
+
+/// The end of a task whose runtime has stored it: what is left to be done here. `meta` is what stands there, as far as it
+/// is known; without one the task has not ended for those who follow it.
+pub(super) fn stored(by: Ender<'_>, delivery: &Delivery, message: &Message, meta: Option<&ResultMeta>, then: Then) -> Transaction {
+    let end = End { app: by.app, node: by.node, delivery, message, children: None };
+    let mut transaction = end.transaction(then);
+    if let Some(meta) = meta {
+        transaction.record.log.push(end_record(meta));
+        end.tell(meta, &mut transaction);
+    }
     transaction
 }
 

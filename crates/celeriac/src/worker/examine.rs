@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::Shared;
 use super::builtin::{self, Builtin};
 use super::ending::{self, Count};
+use super::{Shared, foreign};
 use crate::broker::Delivery;
 use crate::clock::after;
 use crate::protocol::{Exception, Message};
 use crate::store::{Then, Transaction};
-use crate::task::RegisteredTask;
+use crate::task::{ForeignTask, RegisteredTask, Verdict as Ending};
 
 /// What is to be done with a delivery.
 pub(super) enum Verdict {
@@ -17,6 +17,8 @@ pub(super) enum Verdict {
     Run(Box<Call>),
     /// Settle or hand back without running.
     Settle(Box<Transaction>, Count),
+    /// Have its runtime store an end that it did not see, and settle; with a reason its message joins the dead letters.
+    Conclude(Box<Message>, Ending, Option<String>),
 }
 
 /// A delivery that is to run.
@@ -30,6 +32,8 @@ pub(super) struct Call {
 pub(super) enum Runnable {
     /// A task of the application.
     Task(Arc<RegisteredTask>),
+    /// One of another runtime's.
+    Foreign(Arc<ForeignTask>),
     /// One that every worker knows.
     Builtin(Builtin),
 }
@@ -40,8 +44,8 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
     let now = app.clock().now();
     let settle = |transaction: Transaction, count| Verdict::Settle(Box::new(transaction), count);
 
-    let message = match Message::decode(&delivery.message) {
-        Ok(message) => message,
+    let (message, foreign) = match foreign::read(shared, &delivery.message) {
+        Ok(read) => read,
         Err(error) => {
             tracing::error!(task_id = %delivery.task_id, %error, "message cannot be decoded, put with the dead letters");
             return settle(ending::undecodable(app, delivery, &error), Count::Failed);
@@ -57,13 +61,20 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
         tracing::info!(%task_id, "finished before, acknowledged without running");
         return settle(Transaction::fenced(delivery.tag.clone(), Then::Ack), Count::None);
     }
-    if delivery.revoked || shared.revoked.has(&message.headers, now) {
-        return settle(ending::revoked(shared.ender(), delivery, &message, "revoked", false), Count::Revoked);
+    let refused = if delivery.revoked || shared.revoked.has(&message.headers, now) {
+        Some("revoked")
+    } else if message.headers.expires.is_some_and(|expires| expires <= now) {
+        Some("expired")
+    } else {
+        None
+    };
+    if let Some(why) = refused {
+        return match foreign {
+            Some(_) => Verdict::Conclude(Box::new(message), Ending::Revoked(why), None),
+            None => settle(ending::revoked(shared.ender(), delivery, &message, why, false), Count::Revoked),
+        };
     }
-    if message.headers.expires.is_some_and(|expires| expires <= now) {
-        return settle(ending::revoked(shared.ender(), delivery, &message, "expired", false), Count::Revoked);
-    }
-    let Some(task) = runnable(shared, &message) else {
+    let Some(task) = foreign.map(Runnable::Foreign).or_else(|| runnable(shared, &message)) else {
         let name = &message.headers.task;
         let delay = config.worker_unknown_task_delay;
         tracing::warn!(%task_id, task = %name, ?delay, "no such task here, handed back for a worker that knows it");
@@ -72,13 +83,16 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
     };
     let options = match &task {
         Runnable::Task(task) => Some(&task.options),
+        Runnable::Foreign(task) => Some(&task.options),
         Runnable::Builtin(_) => None,
     };
     let acks_late = options.and_then(|options| options.acks_late).unwrap_or(config.task_acks_late);
     if delivery.begun && !acks_late {
-        let lost = Exception::worker_lost(
-            "the worker was lost after it had begun the task, which runs at most once",
-        );
+        let why = "the worker was lost after it had begun the task, which runs at most once";
+        if matches!(task, Runnable::Foreign(_)) {
+            return Verdict::Conclude(Box::new(message), Ending::Lost(why.to_owned()), None);
+        }
+        let lost = Exception::worker_lost(why);
         return settle(ending::failed_unrun(shared.ender(), delivery, &message, &lost, None), Count::Failed);
     }
     if delivery.deliveries > config.task_max_deliveries {
@@ -87,6 +101,10 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
             delivery.deliveries - 1
         );
         tracing::error!(%task_id, task = %message.headers.task, %reason, "put with the dead letters");
+        if matches!(task, Runnable::Foreign(_)) {
+            let lost = Ending::Lost(reason.clone());
+            return Verdict::Conclude(Box::new(message), lost, Some(reason));
+        }
         let lost = Exception::worker_lost(&reason);
         return settle(
             ending::failed_unrun(shared.ender(), delivery, &message, &lost, Some(reason)),
@@ -98,8 +116,12 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
         let then = Then::Requeue { due: message.headers.eta, counted: false };
         return settle(Transaction::fenced(delivery.tag.clone(), then), Count::None);
     }
-    if let Runnable::Task(task) = &task
-        && let Some(limit) = shared.overrides.rate_limit(task.name, task.options.rate_limit)
+    let limited = match &task {
+        Runnable::Task(task) => shared.overrides.rate_limit(task.name, task.options.rate_limit),
+        Runnable::Foreign(task) => shared.overrides.rate_limit(&task.name, task.options.rate_limit),
+        Runnable::Builtin(_) => None,
+    };
+    if let Some(limit) = limited
         && let Some(due) = shared.rates.take(&message.headers.task, limit, task_id, now)
     {
         let then = Then::Requeue { due: Some(due), counted: false };

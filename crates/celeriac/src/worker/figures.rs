@@ -57,7 +57,7 @@ fn task_info(shared: &Shared, run: &Run, safe: bool) -> TaskInfo {
             priority: Some(run.priority),
             redelivered: Some(context.deliveries() > 1),
         },
-        worker_pid: Some(std::process::id()),
+        worker_pid: Some(run.pid),
     }
 }
 
@@ -77,22 +77,24 @@ pub(super) fn registered(shared: &Shared, items: &[String], builtins: bool) -> J
         [] => vec!["rate_limit"],
         items => items.iter().map(String::as_str).collect(),
     };
-    let registry = shared.app.registry();
-    let default = TaskOptions::default();
-    let mut names: Vec<&'static str> = registry.names().collect();
-    if builtins {
-        names.extend(builtin::NAMES);
+    let mut names = shared.task_names();
+    match &shared.executor {
+        // They are the executor's.
+        Some(_) if builtins => {}
+        Some(_) => names.retain(|name| !name.starts_with("celery.")),
+        None if builtins => names.extend(builtin::NAMES.map(Box::from)),
+        None => {}
     }
     names.sort_unstable();
     let told: Vec<String> = names
         .into_iter()
         .map(|name| {
-            let options = registry.options(name).unwrap_or(&default);
+            let options = shared.options(&name).unwrap_or_default();
             let told = items.iter().filter_map(|item| {
-                option_of(shared, name, options, item).map(|value| format!("{item}={value}"))
+                option_of(shared, &name, &options, item).map(|value| format!("{item}={value}"))
             });
             let told: Vec<String> = told.collect();
-            if told.is_empty() { name.to_owned() } else { format!("{name} [{}]", told.join(" ")) }
+            if told.is_empty() { name.into_string() } else { format!("{name} [{}]", told.join(" ")) }
         })
         .collect();
     json(&told)
@@ -136,7 +138,7 @@ pub(super) fn stats(shared: &Shared) -> Json {
         .counters
         .started
         .iter()
-        .map(|(name, count)| (*name, count.load(Ordering::Relaxed)))
+        .map(|(name, count)| (&**name, count.load(Ordering::Relaxed)))
         .filter(|(_, count)| *count > 0)
         .collect();
     let runs: u64 = started.iter().map(|(_, count)| count).sum();
@@ -145,6 +147,13 @@ pub(super) fn stats(shared: &Shared) -> Json {
         machine::usage().into_iter().map(|(name, used)| (name.to_owned(), json(&used))).collect();
     let Report { succeeded, failed, retried, revoked, handed_back, lost } = shared.counters.report();
     let clock = shared.app.store().control.announcer().map_or(0, |announcer| announcer.clock().value());
+    let pool = |fields: [(&'static str, Json); 7]| {
+        let mut told = JsonMap::from(fields);
+        for (name, value) in shared.executor.as_ref().map_or_else(Vec::new, |executor| executor.figures()) {
+            told.insert(name, value);
+        }
+        told.to_json()
+    };
     object([
         ("total", total.to_json()),
         ("pid", json(&pid)),
@@ -153,7 +162,7 @@ pub(super) fn stats(shared: &Shared) -> Json {
         ("uptime", json(&crate::clock::until(shared.started, shared.app.clock().now()).as_secs())),
         (
             "pool",
-            object([
+            pool([
                 ("implementation", json("celeriac")),
                 ("max-concurrency", json(&shared.slots.size())),
                 ("processes", json(&[pid])),

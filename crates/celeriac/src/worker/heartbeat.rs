@@ -62,7 +62,7 @@ fn card(shared: &Shared, hostname: &str, stopping: bool) -> WorkerCard {
         pid: std::process::id(),
         version: VERSION.into(),
         queues: shared.queues.borrow().clone(),
-        tasks: app.registry().names().map(Box::from).collect(),
+        tasks: shared.task_names(),
         concurrency: count(shared.slots.size()),
         running: count(shared.held.running()),
         started: shared.started,

@@ -30,6 +30,8 @@ pub(crate) struct Run {
     pub(crate) arguments: Arguments,
     pub(crate) priority: u8,
     pub(crate) acks_late: bool,
+    /// The process it is in.
+    pub(crate) pid: u32,
     pub(crate) started: Timestamp,
 }
 

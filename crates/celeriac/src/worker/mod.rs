@@ -25,6 +25,7 @@ mod control;
 mod ending;
 mod examine;
 mod figures;
+mod foreign;
 #[cfg_attr(not(feature = "axum"), allow(dead_code, reason = "only web applications have gates"))]
 mod gate;
 mod heartbeat;
@@ -62,7 +63,7 @@ use crate::clock::Timestamp;
 pub use crate::control::Report;
 use crate::error::{Error, Result};
 use crate::id::{QueueName, WorkerName};
-use crate::task::{CancelReason, Journal, Registry};
+use crate::task::{CancelReason, Executor, Journal, Registry};
 
 pub(crate) use chords::fire_chords;
 pub(crate) use ending::settle_revoked;
@@ -85,6 +86,7 @@ pub struct Worker {
     mingles: bool,
     gossips: bool,
     in_process: Option<InProcess>,
+    executor: Option<Arc<dyn Executor>>,
 }
 
 /// What a worker shares with the web application in whose process it runs.
@@ -100,7 +102,7 @@ pub(crate) struct InProcess {
 #[derive(Debug)]
 pub(crate) struct Counters {
     /// Runs that began, by task.
-    started: BTreeMap<&'static str, AtomicU64>,
+    started: BTreeMap<Arc<str>, AtomicU64>,
     succeeded: AtomicU64,
     failed: AtomicU64,
     retried: AtomicU64,
@@ -144,6 +146,8 @@ pub(crate) struct Shared {
     /// Drop what runs.
     pub(crate) cold: CancellationToken,
     pub(crate) in_process: Option<InProcess>,
+    /// Another runtime with tasks of its own.
+    pub(crate) executor: Option<Arc<dyn Executor>>,
 }
 
 impl Celeriac {
@@ -159,6 +163,7 @@ impl Celeriac {
             mingles: true,
             gossips: true,
             in_process: None,
+            executor: None,
             app: self.clone(),
         }
     }
@@ -229,6 +234,13 @@ impl Worker {
         self
     }
 
+    /// Runs the tasks of another runtime too. Of two tasks of one name, its own is run.
+    #[must_use]
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = Some(executor);
+        self
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn in_process(mut self, in_process: InProcess) -> Self {
         self.in_process = Some(in_process);
@@ -273,7 +285,8 @@ impl Worker {
             recall: consumer::Recall::new(&stopping),
             settler,
             journal: journal.clone(),
-            counters: Counters::of(self.app.registry()),
+            counters: Counters::of(self.app.registry(), self.executor.as_deref()),
+            executor: self.executor,
             rates: rate_limit::RateLimits::default(),
             overrides: overrides::Overrides::default(),
             revoked: revoked::Revoked::default(),
@@ -368,8 +381,9 @@ async fn join(name: &str, handle: JoinHandle<()>) {
 
 impl Counters {
     /// Counts for these tasks and those that every worker knows.
-    fn of(registry: &Registry) -> Self {
-        let names = registry.names().chain(builtin::NAMES);
+    fn of(registry: &Registry, executor: Option<&dyn Executor>) -> Self {
+        let names = registry.names().chain(builtin::NAMES).map(Arc::from);
+        let names = names.chain(executor.map_or_else(Vec::new, Executor::names));
         Self {
             started: names.map(|name| (name, AtomicU64::new(0))).collect(),
             succeeded: AtomicU64::new(0),

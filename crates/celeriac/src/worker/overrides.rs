@@ -9,7 +9,7 @@ use crate::task::RateLimit;
 /// The changes, by task.
 #[derive(Debug, Default)]
 pub(crate) struct Overrides {
-    tasks: RwLock<HashMap<&'static str, Override>>,
+    tasks: RwLock<HashMap<Box<str>, Override>>,
 }
 
 /// What is changed of one task; `None` is not.
@@ -30,11 +30,11 @@ impl Overrides {
         self.of(task).time_limits.unwrap_or(own)
     }
 
-    pub(super) fn set_rate_limit(&self, task: &'static str, limit: Option<RateLimit>) {
+    pub(super) fn set_rate_limit(&self, task: &str, limit: Option<RateLimit>) {
         self.change(task, |changed| changed.rate_limit = Some(limit));
     }
 
-    pub(super) fn set_time_limits(&self, task: &'static str, limits: Limits) {
+    pub(super) fn set_time_limits(&self, task: &str, limits: Limits) {
         self.change(task, |changed| changed.time_limits = Some(limits));
     }
 
@@ -42,7 +42,7 @@ impl Overrides {
         self.tasks.read().unwrap_or_else(PoisonError::into_inner).get(task).copied().unwrap_or_default()
     }
 
-    fn change(&self, task: &'static str, change: impl FnOnce(&mut Override)) {
-        change(self.tasks.write().unwrap_or_else(PoisonError::into_inner).entry(task).or_default());
+    fn change(&self, task: &str, change: impl FnOnce(&mut Override)) {
+        change(self.tasks.write().unwrap_or_else(PoisonError::into_inner).entry(task.into()).or_default());
     }
 }

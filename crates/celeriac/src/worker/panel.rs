@@ -214,6 +214,7 @@ fn pool_grow(shared: &Shared, given: &Given) -> Result<Json, Refused> {
         return Err(Refused(format!("n: a worker has at most {SLOTS_MAX} slots")));
     }
     let slots = shared.slots.grow(by);
+    shared.resized(slots);
     shared.changed.notify_one();
     tracing::info!(slots, "pool grows");
     Ok(ok("pool will grow"))
@@ -228,6 +229,7 @@ fn pool_shrink(shared: &Shared, given: &Given) -> Result<Json, Refused> {
         )));
     }
     let slots = shared.slots.shrink(by);
+    shared.resized(slots);
     // The consumer may hold free slots while it waits.
     shared.recall.recall();
     shared.changed.notify_one();
@@ -244,10 +246,10 @@ fn rate_limit(shared: &Shared, given: &Given) -> Result<Json, Refused> {
         "" | "null" | "0" => None,
         text => Some(text.parse::<RateLimit>().map_err(|why| Refused(format!("rate_limit: {why}")))?),
     };
-    shared.overrides.set_rate_limit(task, limit);
+    shared.overrides.set_rate_limit(&task, limit);
     // Starts that were given away at the old rate may lie far off.
-    shared.rates.forget(task);
-    tracing::info!(task, rate_limit = %text, "rate limit changed");
+    shared.rates.forget(&task);
+    tracing::info!(%task, rate_limit = %text, "rate limit changed");
     Ok(ok(match limit {
         Some(_) => "new rate limit set successfully",
         None => "rate limit disabled successfully",
@@ -257,8 +259,8 @@ fn rate_limit(shared: &Shared, given: &Given) -> Result<Json, Refused> {
 fn time_limit(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let task = given.task(shared)?;
     let limits = Limits { soft: given.seconds("soft")?, hard: given.seconds("hard")? };
-    shared.overrides.set_time_limits(task, limits);
-    tracing::info!(task, soft = ?limits.soft, hard = ?limits.hard, "time limits changed");
+    shared.overrides.set_time_limits(&task, limits);
+    tracing::info!(%task, soft = ?limits.soft, hard = ?limits.hard, "time limits changed");
     Ok(ok("time limits set successfully"))
 }
 
@@ -313,11 +315,11 @@ impl Given {
     }
 
     /// The name of a task that this worker knows.
-    fn task(&self, shared: &Shared) -> Result<&'static str, Refused> {
+    fn task(&self, shared: &Shared) -> Result<String, Refused> {
         let name: String = self.value("task_name", "the name of a task")?;
-        let task = shared.app.registry().task(&name);
+        let known = shared.options(&name).is_some();
         // Celery's words.
-        task.map(|task| task.name).ok_or_else(|| Refused("unknown task".to_owned()))
+        if known { Ok(name) } else { Err(Refused("unknown task".to_owned())) }
     }
 
     /// A number of slots; 1 when it is not said.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::examine::{Call, Runnable};
 use super::held::Run;
-use super::{Shared, ending, panics};
+use super::{Shared, ending, foreign, panics};
 use crate::backend::Record;
 use crate::broker::Delivery;
 use crate::protocol::{Json, Message, ResultMeta};
@@ -72,6 +72,9 @@ async fn run(
     slot: Option<OwnedSemaphorePermit>,
 ) {
     let Call { mut message, task, acks_late } = call;
+    if let Runnable::Foreign(task) = task {
+        return foreign::run(&shared, &delivery, &message, &task, acks_late, &signal, slot).await;
+    }
     let arguments = Arguments {
         args: std::mem::take(&mut message.body.args),
         kwargs: std::mem::take(&mut message.body.kwargs),
@@ -98,6 +101,7 @@ async fn run(
         arguments: arguments.clone(),
         priority: delivery.priority,
         acks_late,
+        pid: std::process::id(),
         started,
     };
     shared.held.begin(&delivery.tag, run);
@@ -109,6 +113,7 @@ async fn run(
     let bound = match &task {
         Runnable::Task(task) => (task.bind)(context.clone(), arguments.clone()),
         Runnable::Builtin(builtin) => builtin.bind(context.clone(), &arguments),
+        Runnable::Foreign(_) => unreachable!("sent elsewhere above"),
     };
     message.body.args = arguments.args;
     message.body.kwargs = arguments.kwargs;
@@ -123,7 +128,7 @@ async fn run(
             };
             let run = AssertUnwindSafe(context.scope(future)).catch_unwind();
             let run = async { run.await.unwrap_or_else(|panic| Err(panics::caught(&*panic))) };
-            (within_limits(&shared, run, limits, &signal, false).await, slot)
+            (ended(within_limits(&shared, run, limits, &signal).await, false), slot)
         }
         Ok(Execution::Blocking(function)) => {
             let scope = context.clone();
@@ -134,14 +139,14 @@ async fn run(
                 ended.unwrap_or_else(|panic| Err(panics::caught(&*panic)))
             });
             let run = async { thread.await.unwrap_or_else(|_| Err(panics::last("the task's thread"))) };
-            (within_limits(&shared, run, limits, &signal, true).await, None)
+            (ended(within_limits(&shared, run, limits, &signal).await, true), None)
         }
     };
     context.flush().await;
     let children = context.take_children();
     let options = match &task {
         Runnable::Task(task) => task.options.clone(),
-        Runnable::Builtin(_) => crate::task::TaskOptions::default(),
+        Runnable::Builtin(_) | Runnable::Foreign(_) => crate::task::TaskOptions::default(),
     };
     let run = ending::Run {
         delivery: &delivery,
@@ -178,7 +183,7 @@ async fn begin(
     let config = shared.app.config();
     let (track, ignore) = match task {
         Runnable::Task(task) => (task.options.track_started, task.options.ignore_result),
-        Runnable::Builtin(_) => (None, None),
+        Runnable::Builtin(_) | Runnable::Foreign(_) => (None, None),
     };
     let ignored = message.headers.ignores_result(ignore.unwrap_or(config.task_ignore_result));
     let track = track.unwrap_or(config.task_track_started) && !ignored;
@@ -210,13 +215,17 @@ async fn begin(
 }
 
 /// As celery/app/task.py: the message's own limits go before the task's, and those before the application's.
-fn limits(shared: &Shared, message: &Message, task: &Runnable) -> Limits {
+pub(super) fn limits(shared: &Shared, message: &Message, task: &Runnable) -> Limits {
     let config = shared.app.config();
     let of_message = |seconds: Option<f64>| seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
     let of_task = match task {
         Runnable::Task(task) => {
             let own = Limits { soft: task.options.soft_time_limit, hard: task.options.time_limit };
             shared.overrides.time_limits(task.name, own)
+        }
+        Runnable::Foreign(task) => {
+            let own = Limits { soft: task.options.soft_time_limit, hard: task.options.time_limit };
+            shared.overrides.time_limits(&task.name, own)
         }
         Runnable::Builtin(_) => Limits { soft: None, hard: None },
     };
@@ -226,13 +235,29 @@ fn limits(shared: &Shared, message: &Message, task: &Runnable) -> Limits {
     }
 }
 
-async fn within_limits(
+fn ended(run: Within<Result<Json, TaskError>>, thread: bool) -> Ended {
+    match run {
+        Within::Over(Ok(value)) => Ended::Value(value),
+        Within::Over(Err(error)) => Ended::Error(error),
+        Within::Stopped(reason) => Ended::Stopped { reason, abandoned: thread },
+    }
+}
+
+/// What became of a run within its limits.
+pub(super) enum Within<T> {
+    /// It ended by itself.
+    Over(T),
+    /// It was stopped.
+    Stopped(CancelReason),
+}
+
+/// Waits for the end of a run, tells it to stop, and drops it when it does not.
+pub(super) async fn within_limits<T>(
     shared: &Shared,
-    run: impl Future<Output = Result<Json, TaskError>>,
+    run: impl Future<Output = T>,
     limits: Limits,
     signal: &CancelSignal,
-    thread: bool,
-) -> Ended {
+) -> Within<T> {
     let started = Instant::now();
     let at = |limit: Option<Duration>| limit.and_then(|limit| started.checked_add(limit));
     let (soft, hard) = (at(limits.soft), at(limits.hard));
@@ -243,15 +268,10 @@ async fn within_limits(
     loop {
         tokio::select! {
             biased;
-            ended = &mut run => {
-                return match ended {
-                    Ok(value) => Ended::Value(value),
-                    Err(error) => Ended::Error(error),
-                };
-            }
+            ended = &mut run => return Within::Over(ended),
             () = sleep_until(hard.unwrap_or_else(Instant::now)), if hard.is_some() => {
                 signal.cancel(CancelReason::TimeLimit);
-                return Ended::Stopped { reason: CancelReason::TimeLimit, abandoned: thread };
+                return Within::Stopped(CancelReason::TimeLimit);
             }
             () = sleep_until(soft.unwrap_or_else(Instant::now)), if soft.is_some() && !soft_passed => {
                 soft_passed = true;
@@ -274,7 +294,7 @@ async fn within_limits(
                 }
             }, if stop.is_some() => {
                 let (reason, _) = stop.expect("checked by the branch's condition");
-                return Ended::Stopped { reason, abandoned: thread };
+                return Within::Stopped(reason);
             }
         }
     }

@@ -13,6 +13,7 @@ use super::ending::{self, Count};
 use super::{Shared, fire_chords};
 use crate::broker::Delivery;
 use crate::id::{DeliveryTag, TaskId};
+use crate::protocol::event::EventKind;
 use crate::store::{Error, Outcome, Transaction};
 
 /// Ends that may wait to be written.
@@ -49,6 +50,8 @@ struct Ends {
     count: Count,
     /// How long the run took, if there was one.
     took: Option<Duration>,
+    /// What is told of it, where the transaction does not say.
+    told: Option<EventKind>,
 }
 
 pub(super) fn channel() -> (Settler, mpsc::Receiver<Settlement>) {
@@ -65,7 +68,19 @@ impl Settler {
         count: Count,
         took: Option<Duration>,
     ) {
-        let ends = Ends { tag: delivery.tag.clone(), task_id: delivery.task_id.clone(), count, took };
+        self.settle_telling(delivery, transaction, count, took, None).await;
+    }
+
+    /// The same, with the event that tells of the end.
+    pub(super) async fn settle_telling(
+        &self,
+        delivery: &Delivery,
+        transaction: Transaction,
+        count: Count,
+        took: Option<Duration>,
+        told: Option<EventKind>,
+    ) {
+        let ends = Ends { tag: delivery.tag.clone(), task_id: delivery.task_id.clone(), count, took, told };
         let settlement = Settlement { transaction, ends: Some(ends), answer: None };
         // The settler outlives every run, so this fails only when it has panicked; the lease then passes.
         let _ = self.sender.send(settlement).await;
@@ -145,14 +160,16 @@ async fn unstorable(shared: &Arc<Shared>, mut settlement: Settlement, error: &Er
     }
 }
 
-fn finish(shared: &Arc<Shared>, settlement: Settlement, outcome: Outcome) {
-    if let Some(Ends { tag, task_id, count, took }) = &settlement.ends {
+fn finish(shared: &Arc<Shared>, mut settlement: Settlement, outcome: Outcome) {
+    if let Some(Ends { tag, task_id, count, took, told }) = &mut settlement.ends {
         shared.held.remove(tag);
         // Only what is written has happened: a run that lost its lease did not succeed, whatever it returned.
         let lost = outcome == Outcome::Lost;
         ending::count(&shared.counters, if lost { Count::Lost } else { *count });
         if lost {
             tracing::warn!(%tag, "the lease had passed, the end of this run is not stored");
+        } else if let Some(told) = told.take() {
+            shared.announcer.task(|| shared.app.clock().now(), || told);
         } else {
             shared.tell_end(task_id, &settlement.transaction, *count, *took);
         }

@@ -1,0 +1,371 @@
+//! Runs a task of another runtime, and turns how it ended into a transaction. The runtime has stored the result and sent
+//! what follows; here the message is settled, the log ended, and what the runtime could not see is handed to it to store.
+//!
+//! ```text
+//!  wait for a seat ─► begin ─► run ─┬─ over ─────────────────────────────► settle
+//!                                   └─ lost, stopped by force ─► conclude ──┘
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::ending::{self, Count};
+use super::examine::Runnable;
+use super::held::Run;
+use super::pool::{self, Limits, Within};
+use super::{Shared, announcer};
+use crate::broker::Delivery;
+use crate::clock::after;
+use crate::protocol::event::EventKind;
+use crate::protocol::{DecodeError, Json, Message, RawMessage, ResultMeta};
+use crate::state::State;
+use crate::store::{Outcome, Then, Transaction};
+use crate::task::{
+    Arguments, CancelReason, CancelSignal, Concluded, Context, Fault, ForeignCall, ForeignTask, Ran, Request,
+    TaskOptions, Verdict,
+};
+
+/// A conclusion that could not be stored is tried again after this, and then after twice as long, up to the longest.
+const CONCLUDE_PAUSE: Duration = Duration::from_millis(200);
+const CONCLUDE_PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// How long a worker that shuts down goes on trying. What is not stored then is found again when its lease has passed.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Shared {
+    /// The options of a task that this worker knows.
+    pub(super) fn options(&self, name: &str) -> Option<TaskOptions> {
+        let foreign = self.executor.as_ref().and_then(|executor| executor.task(name));
+        foreign.map(|task| task.options.clone()).or_else(|| self.app.registry().options(name).cloned())
+    }
+
+    /// The names of the tasks it knows, but for those that every worker does.
+    pub(super) fn task_names(&self) -> Vec<Box<str>> {
+        let own = self.app.registry().names().map(Box::from);
+        let foreign = self.executor.as_ref().map_or_else(Vec::new, |executor| executor.names());
+        own.chain(foreign.iter().map(|name| Box::from(&**name))).collect()
+    }
+
+    /// The pool has another size.
+    pub(super) fn resized(&self, slots: usize) {
+        if let Some(executor) = &self.executor {
+            executor.resize(slots);
+        }
+    }
+}
+
+/// Reads a message, and of one for another runtime only what stands outside its body.
+pub(super) fn read(
+    shared: &Shared,
+    raw: &RawMessage,
+) -> Result<(Message, Option<Arc<ForeignTask>>), DecodeError> {
+    let Some(executor) = &shared.executor else { return Ok((Message::decode(raw)?, None)) };
+    if let Some(message) = Message::decode_head(raw)?
+        && let Some(task) = executor.task(&message.headers.task)
+    {
+        return Ok((message, Some(task)));
+    }
+    let message = Message::decode(raw)?;
+    let task = executor.task(&message.headers.task);
+    Ok((message, task))
+}
+
+fn call(delivery: &Delivery) -> ForeignCall {
+    ForeignCall {
+        message: delivery.message.clone(),
+        queue: delivery.queue.clone(),
+        deliveries: delivery.deliveries,
+    }
+}
+
+/// Runs a task from its beginning to where its end waits to be written.
+pub(super) async fn run(
+    shared: &Shared,
+    delivery: &Delivery,
+    message: &Message,
+    task: &Arc<ForeignTask>,
+    acks_late: bool,
+    signal: &Arc<CancelSignal>,
+    slot: Option<OwnedSemaphorePermit>,
+) {
+    let Some(executor) = &shared.executor else { return };
+    let limits = pool::limits(shared, message, &Runnable::Foreign(Arc::clone(task)));
+    // Before it begins: a task that is acknowledged early is lost from then on.
+    let seat = tokio::select! {
+        biased;
+        seat = executor.seat() => seat,
+        reason = signal.stopped() => {
+            return not_begun(shared, delivery, message, reason).await;
+        }
+    };
+    let context = Context::new(
+        shared.app.clone(),
+        Request {
+            tag: delivery.tag.clone(),
+            task_id: delivery.task_id.clone(),
+            queue: delivery.queue.clone(),
+            deliveries: delivery.deliveries,
+            headers: message.headers.clone(),
+        },
+        Arc::clone(signal),
+        shared.journal.clone(),
+    );
+    if !acks_late && !begin(shared, delivery).await {
+        return;
+    }
+    let pid = seat.pid();
+    let run = Run {
+        tag: delivery.tag.clone(),
+        context: context.clone(),
+        arguments: Arguments::default(),
+        priority: delivery.priority,
+        acks_late,
+        pid,
+        started: shared.app.clock().now(),
+    };
+    shared.held.begin(&delivery.tag, run);
+    shared.tell_started(delivery);
+    shared.counters.started(&task.name);
+    let began = Instant::now();
+    let run = seat.run(call(delivery), context.clone());
+    let within = pool::within_limits(shared, run, limits, signal).await;
+    context.flush().await;
+    let end = End { shared, delivery, message, task, acks_late, limits, slot };
+    end.settle(within, signal.reason(), began.elapsed()).await;
+}
+
+async fn begin(shared: &Shared, delivery: &Delivery) -> bool {
+    let transaction = Transaction::fenced(delivery.tag.clone(), Then::Begin);
+    if let Some(Outcome::Committed { .. }) = shared.settler.commit(transaction).await {
+        return true;
+    }
+    tracing::warn!(task_id = %delivery.task_id, "lease lost before the start");
+    lose(shared, delivery);
+    false
+}
+
+fn lose(shared: &Shared, delivery: &Delivery) {
+    ending::count(&shared.counters, Count::Lost);
+    shared.held.remove(&delivery.tag);
+}
+
+/// It is told to stop while it waits for a seat.
+async fn not_begun(shared: &Shared, delivery: &Delivery, message: &Message, reason: CancelReason) {
+    match reason {
+        CancelReason::LeaseLost => lose(shared, delivery),
+        CancelReason::Revoked => {
+            conclude(shared, delivery, message, Verdict::Revoked("revoked"), None, None).await;
+        }
+        _ => {
+            let then = Then::Requeue { due: None, counted: false };
+            let transaction = Transaction::fenced(delivery.tag.clone(), then);
+            shared.settler.settle(delivery, transaction, Count::HandedBack, None).await;
+        }
+    }
+}
+
+/// Has an end stored that nobody ran to, in a task of its own.
+pub(super) fn start_conclusion(
+    shared: &Arc<Shared>,
+    delivery: Delivery,
+    message: Message,
+    verdict: Verdict,
+    dead: Option<String>,
+    slot: Option<OwnedSemaphorePermit>,
+) {
+    let shared = Arc::clone(shared);
+    let runs = shared.runs.clone();
+    runs.spawn(async move {
+        conclude(&shared, &delivery, &message, verdict, dead, None).await;
+        drop(slot);
+    });
+}
+
+/// A run that is over.
+struct End<'a> {
+    shared: &'a Shared,
+    delivery: &'a Delivery,
+    message: &'a Message,
+    task: &'a ForeignTask,
+    acks_late: bool,
+    limits: Limits,
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+impl End<'_> {
+    async fn settle(self, within: Within<Ran>, told: Option<CancelReason>, took: Duration) {
+        let reason = match within {
+            // What was told to stop may end as if it had been lost, and is gone as it was told to.
+            Within::Over(Ran::Lost { why }) => match told {
+                None | Some(CancelReason::SoftTimeLimit) => return self.lost(why, took).await,
+                Some(reason) => reason,
+            },
+            Within::Over(ran) => return self.over(ran, took).await,
+            Within::Stopped(reason) => reason,
+        };
+        match reason {
+            CancelReason::Revoked => self.conclude(Verdict::Revoked("terminated"), took).await,
+            CancelReason::TimeLimit => {
+                let limit = self.limits.hard.unwrap_or_default().as_secs_f64();
+                if self.acks_late && !self.task.acks_on_timeout {
+                    return self.give_back(took).await;
+                }
+                self.conclude(Verdict::TimeLimit(limit), took).await;
+            }
+            CancelReason::Shutdown if self.acks_late => {
+                let then = Then::Requeue { due: None, counted: false };
+                self.write(None, then, Count::HandedBack, took, None).await;
+            }
+            CancelReason::Shutdown | CancelReason::SoftTimeLimit => {
+                let why = "the worker shut down in the midst of the task, which runs at most once";
+                self.conclude(Verdict::Lost(why.to_owned()), took).await;
+            }
+            CancelReason::LeaseLost => {
+                tracing::warn!(task_id = %self.delivery.task_id, "lease lost, the run is stopped");
+                lose(self.shared, self.delivery);
+            }
+        }
+    }
+
+    async fn over(self, ran: Ran, took: Duration) {
+        let uuid = self.delivery.task_id.to_string();
+        match ran {
+            Ran::Succeeded { value, shown, took } => {
+                let meta = self.meta(State::Success, value);
+                let runtime = Some(took.as_secs_f64());
+                let told = EventKind::TaskSucceeded { uuid, result: shown, runtime };
+                self.write(Some(meta), Then::Ack, Count::Succeeded, took, Some(told)).await;
+            }
+            Ran::Failed(Fault { exception, shown, traceback }) => {
+                let meta = ResultMeta { traceback: traceback.clone(), ..self.meta(State::Failure, exception.encode()) };
+                let traceback = Some(traceback.unwrap_or_default());
+                let told = EventKind::TaskFailed { uuid, exception: shown, traceback };
+                if self.acks_late && !self.task.acks_on_failure {
+                    let uuid = self.delivery.task_id.to_string();
+                    let rejected = || EventKind::TaskRejected { uuid, requeue: false };
+                    self.shared.announcer.task(|| self.shared.app.clock().now(), rejected);
+                }
+                self.write(Some(meta), Then::Ack, Count::Failed, took, Some(told)).await;
+            }
+            Ran::Retried(Fault { shown, traceback, .. }) => {
+                let told = EventKind::TaskRetried { uuid, exception: shown, traceback };
+                self.write(None, Then::Ack, Count::Retried, took, Some(told)).await;
+            }
+            Ran::Ignored => {
+                let meta = self.meta(State::from("IGNORED"), Json::null());
+                self.write(Some(meta), Then::Ack, Count::Succeeded, took, None).await;
+            }
+            Ran::Rejected { requeue: true, .. } if self.acks_late => self.give_back(took).await,
+            Ran::Rejected { requeue: true, reason } => {
+                // As Celery: it was acknowledged before it ran, and is gone. Here its caller hears of it.
+                tracing::warn!(task_id = %self.delivery.task_id, "a task acknowledged early cannot be given back");
+                self.conclude(Verdict::Rejected(reason), took).await;
+            }
+            Ran::Rejected { requeue: false, reason } => self.conclude(Verdict::Rejected(reason), took).await,
+            Ran::Lost { why } => self.lost(why, took).await,
+        }
+    }
+
+    async fn lost(self, why: String, took: Duration) {
+        tracing::error!(task_id = %self.delivery.task_id, task = %self.task.name, %why, "the process of a task was lost");
+        if self.acks_late && self.task.reject_on_worker_lost {
+            self.give_back(took).await;
+        } else {
+            self.conclude(Verdict::Lost(why), took).await;
+        }
+    }
+
+    /// It is delivered again, and that counts.
+    async fn give_back(self, took: Duration) {
+        let due = after(self.shared.app.clock().now(), ending::REJECT_PAUSE);
+        let then = Then::Requeue { due: Some(due), counted: true };
+        let uuid = self.delivery.task_id.to_string();
+        let told = EventKind::TaskRejected { uuid, requeue: true };
+        self.write(None, then, Count::HandedBack, took, Some(told)).await;
+    }
+
+    async fn conclude(self, verdict: Verdict, took: Duration) {
+        conclude(self.shared, self.delivery, self.message, verdict, None, Some(took)).await;
+    }
+
+    async fn write(self, meta: Option<ResultMeta>, then: Then, count: Count, took: Duration, told: Option<EventKind>) {
+        let by = self.shared.ender();
+        let transaction = ending::stored(by, self.delivery, self.message, meta.as_ref(), then);
+        // The next task may start while this one's end is written.
+        drop(self.slot);
+        self.shared.settler.settle_telling(self.delivery, transaction, count, Some(took), told).await;
+    }
+
+    fn meta(&self, state: State, result: Json) -> ResultMeta {
+        meta(self.shared, self.delivery, self.message, state, result)
+    }
+}
+
+fn meta(shared: &Shared, delivery: &Delivery, message: &Message, state: State, result: Json) -> ResultMeta {
+    ResultMeta {
+        date_done: Some(shared.app.clock().now()),
+        result,
+        ..ending::meta(message, &delivery.task_id, state)
+    }
+}
+
+/// Has an end stored by the runtime, as often as it takes while the lease is held, and settles the message.
+async fn conclude(
+    shared: &Shared,
+    delivery: &Delivery,
+    message: &Message,
+    verdict: Verdict,
+    dead: Option<String>,
+    took: Option<Duration>,
+) {
+    let Some(executor) = &shared.executor else { return };
+    let mut pause = CONCLUDE_PAUSE;
+    let mut patience: Option<Instant> = None;
+    let found = loop {
+        let seat = executor.seat().await;
+        let why = match seat.conclude(call(delivery), verdict.clone()).await {
+            Ok(found) => break found,
+            Err(why) => why,
+        };
+        tracing::warn!(task_id = %delivery.task_id, %why, "an end cannot be stored, trying again");
+        if shared.stopping.is_cancelled()
+            && Instant::now() >= *patience.get_or_insert_with(|| Instant::now() + SHUTDOWN_PATIENCE)
+        {
+            tracing::error!(task_id = %delivery.task_id, "an end is not stored; it is found again when its lease has passed");
+            shared.held.remove(&delivery.tag);
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(CONCLUDE_PAUSE_LONGEST);
+    };
+    let exception = verdict.exception();
+    let uuid = delivery.task_id.to_string();
+    let (state, count, told) = match (found, &verdict) {
+        (Concluded::Succeeded, _) => {
+            let told = EventKind::TaskSucceeded { uuid, result: String::new(), runtime: None };
+            (State::Success, Count::Succeeded, told)
+        }
+        (Concluded::Stored, Verdict::Revoked(why)) => {
+            let terminated = *why == "terminated";
+            let told = EventKind::TaskRevoked {
+                uuid,
+                terminated,
+                signum: terminated.then_some(announcer::SIGTERM),
+                expired: *why == "expired",
+            };
+            (State::Revoked, Count::Revoked, told)
+        }
+        (Concluded::Stored, _) => {
+            let exception = exception.python_repr();
+            let told = EventKind::TaskFailed { uuid, exception, traceback: Some(String::new()) };
+            (State::Failure, Count::Failed, told)
+        }
+    };
+    let result = if found == Concluded::Stored { exception.encode() } else { Json::null() };
+    let meta = meta(shared, delivery, message, state, result);
+    let then = dead.map_or(Then::Ack, |reason| Then::Bury { reason });
+    let transaction = ending::stored(shared.ender(), delivery, message, Some(&meta), then);
+    shared.settler.settle_telling(delivery, transaction, count, took, Some(told)).await;
+}
