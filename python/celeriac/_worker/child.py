@@ -1,0 +1,380 @@
+"""A process that runs tasks with Celery's own tracer, one at a time, as its supervisor sends them.
+
+An END has an outcome and the seconds that the run took, and then:
+
+=========  ==========================================================================================================
+SUCCEEDED  ``length: u32`` and the value as Python prints it, then the value as JSON, or nothing where it cannot be shown
+FAILED     JSON: ``type``, ``module``, ``args``, ``shown``, ``traceback``
+RETRIED    the same
+IGNORED    nothing
+REJECTED   JSON: ``requeue``, ``reason``
+=========  ==========================================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import traceback
+from typing import Any
+
+from . import system, wire
+from .application import Worker
+
+SUCCEEDED, FAILED, RETRIED, IGNORED, REJECTED = range(5)
+_END = struct.Struct("<Bd")
+_LENGTH = struct.Struct("<I")
+_TASK = struct.Struct("<IH")
+#: Values beyond this are not shown in the task's log.
+_SHOWN_BYTES_MAX = 64 * 1024
+#: Tasks after which modules are no longer looked for.
+_LEARNING_TASKS = 3
+
+
+class Child:
+    """The process."""
+
+    def __init__(self, worker: Worker, sock: socket.socket) -> None:
+        self.worker = worker
+        self.app = worker.app
+        self.channel = wire.Channel(sock)
+        #: The id of the task that runs; a soft limit that comes when none does means one that is over.
+        self.running: str | None = None
+        self._value: Any = None
+        self._has_value = False
+        self._done = 0
+        self._modules: set[str] = set()
+
+    def serve(self) -> int:
+        """Runs tasks until told to stop; returns the exit code."""
+        self._modules = set(sys.modules)
+        self.channel.send(wire.HELLO, 0, json.dumps({"pid": os.getpid()}).encode())
+        code = 0
+        while (received := self.channel.receive()) is not None:
+            kind, call, payload = received
+            if kind == wire.TASK:
+                end = self._run(payload)
+                self.channel.send(wire.END, call, end)
+                self._learn()
+            elif kind == wire.CONCLUDE:
+                self.channel.send(wire.CONCLUDED, call, self._conclude(payload))
+            elif kind == wire.STOP:
+                break
+        return code
+
+    def _learn(self) -> None:
+        """Tells of modules that the first tasks have imported, so that the next children have them from the start."""
+        if self._done >= _LEARNING_TASKS:
+            return
+        self._done += 1
+        new = [name for name in list(sys.modules) if name not in self._modules and not name.startswith("__")]
+        if new:
+            self._modules.update(new)
+            self.channel.send(wire.MODULES, 0, json.dumps(new).encode())
+
+    def _run(self, payload: bytes) -> bytes:
+        from celery.app import trace
+        from celery.exceptions import Reject
+
+        request, body, content_type, content_encoding = self._request(payload)
+        name, uuid = request["task"], request["id"]
+        self._has_value = False
+        self.running = uuid
+        try:
+            failed, value, runtime = trace.fast_trace_task(name, uuid, request, body, content_type, content_encoding)
+        except Reject as why:
+            self.running = None
+            return _rejected(why)
+        except Exception as why:
+            # What cannot even be decoded: Celery's master stores such an end.
+            self.running = None
+            return self._internal(request, why)
+        finally:
+            self.running = None
+        if not failed:
+            return self._succeeded(str(value), float(runtime))
+        return self._failed(value, float(runtime or 0.0), name)
+
+    def _request(self, payload: bytes) -> tuple[dict[str, Any], Any, str | None, str | None]:
+        deliveries, queue_bytes = _TASK.unpack_from(payload)
+        at = _TASK.size
+        queue = payload[at:at + queue_bytes].decode()
+        at += queue_bytes
+        (head_bytes,) = _LENGTH.unpack_from(payload, at)
+        at += _LENGTH.size
+        head = payload[at:at + head_bytes]
+        body: Any = payload[at + head_bytes:]
+        message = _loads(head)
+        headers = message.get("headers") or {}
+        properties = message.get("properties") or {}
+        compression = headers.get("compression")
+        if compression:
+            from kombu.compression import decompress
+
+            body = decompress(body, compression)
+        content_type, content_encoding = message.get("content-type"), message.get("content-encoding")
+        if "task" in headers:
+            request = headers
+        else:
+            body, request = self._protocol_1(body, content_type, content_encoding)
+            content_type = content_encoding = None
+        info = properties.get("delivery_info") or {}
+        request.update(
+            properties=properties,
+            reply_to=properties.get("reply_to"),
+            correlation_id=properties.get("correlation_id"),
+            hostname=self.worker.hostname,
+            delivery_info={
+                "exchange": info.get("exchange"),
+                "routing_key": info.get("routing_key") or queue,
+                "priority": properties.get("priority"),
+                "redelivered": deliveries > 1 or info.get("redelivered", False),
+            },
+        )
+        return request, body, content_type, content_encoding
+
+    def _protocol_1(self, body: Any, content_type: str | None, content_encoding: str | None) -> tuple[Any, dict]:
+        from celery.worker.strategy import proto1_to_proto2
+        from kombu.serialization import loads, prepare_accept_content
+
+        accept = prepare_accept_content(self.app.conf.accept_content)
+        decoded = loads(body, content_type, content_encoding, accept=accept)
+        triple, headers, _, _ = proto1_to_proto2(None, decoded)
+        return triple, headers
+
+    def _succeeded(self, shown: str, runtime: float) -> bytes:
+        text = shown.encode("utf-8", "backslashreplace")
+        value = b""
+        if self._has_value:
+            value = _encoded(self._value)
+            self._value, self._has_value = None, False
+        return _END.pack(SUCCEEDED, runtime) + _LENGTH.pack(len(text)) + text + value
+
+    def _failed(self, info: Any, runtime: float, name: str) -> bytes:
+        from celery.exceptions import Ignore, Reject, Retry
+        from kombu.utils.encoding import safe_repr
+
+        exception = getattr(info.exception, "exc", info.exception)
+        if isinstance(info.exception, (Retry, Reject, Ignore)):
+            exception = info.exception
+        if isinstance(exception, Reject):
+            return _rejected(exception)
+        if isinstance(exception, Ignore):
+            return _END.pack(IGNORED, runtime)
+        outcome, shown = FAILED, safe_repr(exception)
+        if isinstance(exception, Retry):
+            outcome, shown = RETRIED, safe_repr(exception.exc)
+            exception = exception.exc if isinstance(exception.exc, BaseException) else exception
+        return _END.pack(outcome, runtime) + self._fault(exception, shown, info.traceback)
+
+    def _fault(self, exception: BaseException, shown: str, trace: str | None) -> bytes:
+        try:
+            stored = self.app.backend.prepare_exception(exception, "json")
+            module, kind, args = stored["exc_module"], stored["exc_type"], stored["exc_message"]
+            return json.dumps({"type": kind, "module": module, "args": list(args), "shown": shown,
+                               "traceback": trace}, default=repr).encode()  # fmt: skip
+        except Exception:
+            kind = type(exception)
+            return json.dumps({"type": kind.__name__, "module": kind.__module__, "args": [str(exception)],
+                               "shown": shown, "traceback": trace}).encode()  # fmt: skip
+
+    def _internal(self, request: dict[str, Any], why: Exception) -> bytes:
+        from celery.app.task import Context
+        from kombu.utils.encoding import safe_repr
+
+        text = "".join(traceback.format_exception(type(why), why, why.__traceback__))
+        task = self.app.tasks.get(request["task"])
+        backend = task.backend if task is not None else self.app.backend
+        request = dict(request, args=(), kwargs={})
+        backend.mark_as_failure(request["id"], why, traceback=text, request=Context(request),
+                                store_result=not request.get("ignore_result"))  # fmt: skip
+        return _END.pack(FAILED, 0.0) + self._fault(why, safe_repr(why), text)
+
+    def _conclude(self, payload: bytes) -> bytes:
+        (length,) = _LENGTH.unpack_from(payload)
+        at = _LENGTH.size + length
+        verdict = json.loads(payload[_LENGTH.size:at])
+        try:
+            found = self._store_verdict(verdict, payload[at:])
+        except Exception as why:
+            traceback.print_exc()
+            return json.dumps({"error": f"{type(why).__name__}: {why}"}).encode()
+        return json.dumps({"stored": found}).encode()
+
+    def _store_verdict(self, verdict: dict[str, Any], payload: bytes) -> str:
+        from celery.app.task import Context
+        from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
+        from kombu.serialization import loads, prepare_accept_content
+
+        request, body, content_type, content_encoding = self._request(payload)
+        try:
+            if content_type:
+                accept = prepare_accept_content(self.app.conf.accept_content)
+                body = loads(body, content_type, content_encoding, accept=accept)
+            args, kwargs, embed = body
+        except Exception:
+            # Its caller hears of the end all the same.
+            args, kwargs, embed = (), {}, {}
+        request.update(embed or {}, args=args, kwargs=kwargs)
+        task = self.app.tasks[request["task"]]
+        backend, uuid = task.backend, request["id"]
+        ignored = request.get("ignore_result")
+        ignored = task.ignore_result if ignored is None else ignored
+        context = Context(request)
+        kind = verdict["verdict"]
+        if kind == "revoked":
+            backend.mark_as_revoked(uuid, verdict["text"], request=context, store_result=not ignored)
+            return "REVOKED"
+        if not ignored and _succeeded_before(backend, uuid):
+            # It was lost between the result and what counts it.
+            if context.chord:
+                backend.on_chord_part_return(context, "SUCCESS", backend.get_result(uuid))
+            return "SUCCESS"
+        exception = {
+            "time_limit": lambda: TimeLimitExceeded(verdict["seconds"]),
+            "lost": lambda: WorkerLostError(verdict["text"]),
+            "rejected": lambda: Reject(verdict["text"], requeue=False),
+        }[kind]()
+        store = not ignored or self.app.conf.task_store_errors_even_if_ignored
+        backend.mark_as_failure(uuid, exception, request=context, store_result=store)
+        if kind != "rejected":
+            self._tell_failure(task, uuid, exception, args, kwargs)
+        return "FAILURE"
+
+    def _tell_failure(self, task: Any, uuid: str, exception: Exception, args: Any, kwargs: Any) -> None:
+        from billiard.einfo import ExceptionInfo
+        from celery import signals
+
+        try:
+            raise exception
+        except Exception:
+            info = ExceptionInfo()
+        signals.task_failure.send(sender=task, task_id=uuid, exception=exception, args=args, kwargs=kwargs,
+                                  traceback=None, einfo=info)  # fmt: skip
+
+    def capture_values(self) -> None:
+        """Keeps what the running task returned, for its log: the tracer itself gives only its text."""
+        backend = type(self.app.backend)
+        done = backend.mark_as_done
+
+        def mark_as_done(backend: Any, task_id: str, result: Any, request: Any = None, store_result: bool = True,
+                         *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+            if store_result and task_id == self.running:
+                self._value, self._has_value = result, True
+            return done(backend, task_id, result, request, store_result, *args, **kwargs)
+
+        backend.mark_as_done = mark_as_done
+
+
+def _loads(head: bytes) -> dict[str, Any]:
+    if b"__type__" in head:
+        from kombu.utils.json import loads
+
+        return loads(head)
+    return json.loads(head)
+
+
+def _encoded(value: Any) -> bytes:
+    from kombu.utils.json import dumps
+
+    try:
+        text = dumps(value).encode()
+    except Exception:
+        return b""
+    return text if len(text) <= _SHOWN_BYTES_MAX else b""
+
+
+def _rejected(why: Any) -> bytes:
+    reason = "" if why.reason is None else str(why.reason)
+    return _END.pack(REJECTED, 0.0) + json.dumps({"requeue": bool(why.requeue), "reason": reason}).encode()
+
+
+def _succeeded_before(backend: Any, uuid: str) -> bool:
+    # Asking such a backend would wait for a message.
+    if type(backend).__module__ == "celery.backends.rpc":
+        return False
+    try:
+        return backend.get_task_meta(uuid, cache=False).get("status") == "SUCCESS"
+    except NotImplementedError:
+        return False
+
+
+def run(worker: Worker, sock: socket.socket, number: int, parent: int) -> None:
+    """The life of a child, from the fork on; never returns."""
+    code = 1
+    try:
+        os.setsid()
+        system.die_with_parent(parent)
+        child = Child(worker, sock)
+        _initialize(child, number)
+        code = child.serve()
+        _farewell(worker, code)
+    except SystemExit as why:
+        code = why.code if isinstance(why.code, int) else 1
+        traceback.print_exc()
+    except (BrokenPipeError, ConnectionResetError):
+        # The supervisor is gone, and with it whom all this is for.
+        code = 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _initialize(child: Child, number: int) -> None:
+    from billiard import process as billiard_process
+    from billiard.exceptions import SoftTimeLimitExceeded
+    from billiard.util import _run_after_forkers
+    from celery import _state, platforms, signals
+    from celery.app import trace
+    from celery.worker import state as worker_state
+
+    worker, app = child.worker, child.app
+    _run_after_forkers()
+    for name in ("SIGTERM", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGCHLD"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def soft(*_: object) -> None:
+        if child.running is not None:
+            raise SoftTimeLimitExceeded
+
+    signal.signal(signal.SIGUSR1, soft)
+    with contextlib.suppress(Exception):
+        # The name that log lines carry.
+        current = billiard_process.current_process()
+        current._name = f"ForkPoolWorker-{number}"
+        current.index = number - 1
+        current._daemonic = True
+    platforms.set_mp_process_title("celeryd", hostname=worker.hostname)
+    _state._set_task_join_will_block(True)
+    app.loader.init_worker_process()
+    if worker.logfile and "%i" in worker.logfile.lower():
+        app.log.already_setup = False
+        conf = app.conf
+        app.log.setup(worker.loglevel, worker.logfile, redirect_stdouts=bool(conf.worker_redirect_stdouts),
+                      redirect_level=conf.worker_redirect_stdouts_level, hostname=worker.hostname)  # fmt: skip
+    app.set_current()
+    _state.set_default_app(app)
+    app.finalize()
+    trace._tasks = app._tasks
+    child.capture_values()
+    for name, task in app.tasks.items():
+        task.__trace__ = trace.build_tracer(name, task, app.loader, worker.hostname, app=app)
+    worker_state.reset_state()
+    signals.worker_process_init.send(sender=worker.hostname)
+
+
+def _farewell(worker: Worker, code: int) -> None:
+    from celery import signals
+
+    signals.worker_process_shutdown.send(sender=worker.hostname, pid=os.getpid(), exitcode=code)

@@ -1,0 +1,106 @@
+"""Frames between the supervisor and its Python processes, over Unix sockets.
+
+A frame is ``length: u32, kind: u8, call: u32`` and a payload; numbers are little-endian and the length counts what comes
+after itself. ``call`` numbers a task on its child, or a child on the zygote. Payloads are JSON unless said otherwise.
+
+====================  =====  =========  ==================================================================================
+kind                  value  direction  payload
+====================  =====  =========  ==================================================================================
+START                     1  to zygote  the options of the process
+FORK                      2  to zygote  none; the child's end of its socket comes along as a file descriptor
+IMPORT                    3  to zygote  names of modules, to be imported before the next fork
+SIGNAL                    4  to zygote  the name of a signal of Celery's to send: ``worker_ready``, ``worker_shutdown``
+READY                    10  to super.  the manifest of the application
+FORKED                   11  to super.  the process id of the child
+EXITED                   12  to super.  its status, as Python's ``waitstatus_to_exitcode`` has it
+FAILED                   13  to super.  why there is no application
+WARNING                  14  to super.  something that people should know
+TASK                     20  to child   ``deliveries: u32, queue length: u16, queue, head length: u32, head, body``: the
+                                        envelope without its body as JSON, and the body's bytes, both as they travelled
+CONCLUDE                 21  to child   ``length: u32``, the verdict, and the payload of TASK
+CANCEL                   22  to child   why the call is to stop: ``soft``, ``stop``
+STOP                     23  to child   none: exit, now that nothing runs
+ANSWER                   24  to child   kept for answers to STEP and its like
+HELLO                    30  to super.  the child is ready: its process id
+END                      31  to super.  ``outcome: u8, runtime: f64``; then by outcome, see ``child``
+CONCLUDED                32  to super.  what stands stored
+MODULES                  33  to super.  names of modules that were imported while tasks ran
+RECORD                   40  to super.  kept for records of a task's log: ``event length: u16, event, data``
+STEP                     41  to super.  kept for durable steps: begun
+STEP_DONE                42  to super.  kept for durable steps: done
+====================  =====  =========  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+#: Both halves must be of one version.
+VERSION = 1
+
+START, FORK, IMPORT, SIGNAL = 1, 2, 3, 4
+READY, FORKED, EXITED, FAILED, WARNING = 10, 11, 12, 13, 14
+TASK, CONCLUDE, CANCEL, STOP, ANSWER = 20, 21, 22, 23, 24
+HELLO, END, CONCLUDED, MODULES = 30, 31, 32, 33
+RECORD, STEP, STEP_DONE = 40, 41, 42
+
+HEADER = struct.Struct("<IBI")
+#: A frame holds so many bytes at most; the supervisor bounds what it sends by its own settings.
+FRAME_BYTES_MAX = 1 << 30
+_READ_BYTES = 1 << 16
+_BEFORE_PAYLOAD = HEADER.size - 4
+
+
+def frame(kind: int, call: int, payload: bytes = b"") -> bytes:
+    """A frame as it is sent."""
+    return HEADER.pack(_BEFORE_PAYLOAD + len(payload), kind, call) + payload
+
+
+class Reader:
+    """Takes a stream of bytes apart into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Adds what was received."""
+        self._buffer += data
+
+    def next(self) -> tuple[int, int, bytes] | None:
+        """The next whole frame: kind, call and payload."""
+        buffer = self._buffer
+        if len(buffer) < HEADER.size:
+            return None
+        length, kind, call = HEADER.unpack_from(buffer)
+        end = 4 + length
+        if length < _BEFORE_PAYLOAD or length > FRAME_BYTES_MAX:
+            raise ConnectionError(f"a frame of {length} bytes")
+        if len(buffer) < end:
+            return None
+        payload = bytes(memoryview(buffer)[HEADER.size:end])
+        del buffer[:end]
+        return kind, call, payload
+
+
+class Channel:
+    """A socket that blocks, frame by frame."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._reader = Reader()
+
+    def send(self, kind: int, call: int, payload: bytes = b"") -> None:
+        """Sends a frame."""
+        self.socket.sendall(frame(kind, call, payload))
+
+    def receive(self) -> tuple[int, int, bytes] | None:
+        """Waits for the next frame; ``None`` when the other side is gone."""
+        while True:
+            found = self._reader.next()
+            if found is not None:
+                return found
+            data = self.socket.recv(_READ_BYTES)
+            if not data:
+                return None
+            self._reader.feed(data)

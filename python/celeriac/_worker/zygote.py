@@ -1,0 +1,189 @@
+"""The process that imports the application, once, and forks the children that run its tasks. It never runs a task.
+
+Its one loop hears the supervisor and the deaths of its children. When the supervisor is gone it kills them, each with
+its whole process group, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections import deque
+from typing import Any
+
+from . import application, child, system, wire
+
+_READ_BYTES = 1 << 16
+_FDS_MAX = 64
+
+
+def main() -> None:
+    """Runs the process that standard input connects to a supervisor."""
+    parent = os.getppid()
+    system.die_with_parent(parent)
+    sock = socket.socket(fileno=os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = wire.Channel(sock)
+    received = channel.receive()
+    if received is None:
+        return
+    options = json.loads(received[2])
+    try:
+        worker = application.load(options)
+        manifest = application.manifest(worker)
+    except BaseException as why:
+        text = "".join(traceback.format_exception(type(why), why, why.__traceback__))
+        channel.send(wire.FAILED, 0, json.dumps({"error": f"{type(why).__name__}: {why}", "traceback": text}).encode())
+        sys.exit(1)
+    channel.send(wire.READY, 0, json.dumps(manifest).encode())
+    if not options.get("describe"):
+        Zygote(worker, sock).run()
+
+
+class Zygote:
+    """The loop."""
+
+    def __init__(self, worker: application.Worker, sock: socket.socket) -> None:
+        self.worker = worker
+        self.socket = sock
+        self.reader = wire.Reader()
+        self.descriptors: deque[int] = deque()
+        self.children: dict[int, int] = {}
+        self.frozen = False
+        self.warned: set[str] = set()
+        self.wake_in, self.wake_out = socket.socketpair()
+
+    def run(self) -> None:
+        """Forks as it is told, until the supervisor is gone."""
+        for end in (self.wake_in, self.wake_out):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.set_wakeup_fd(self.wake_in.fileno(), warn_on_full_buffer=False)
+        # From here on the end of the socket says it, and there are children to be killed first.
+        system.die_with_parent(0, 0)
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(self.wake_out, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self.wake_out.fileno() in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self.wake_out.recv(_READ_BYTES)
+            self.reap()
+            if self.socket.fileno() in ready and not self.hear():
+                break
+        for pid in self.children:
+            system.kill_group(pid)
+
+    def hear(self) -> bool:
+        """Does what the supervisor says; ``False`` when it is gone."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, _READ_BYTES, _FDS_MAX)
+        except ConnectionResetError:
+            return False
+        self.descriptors.extend(descriptors)
+        if not data:
+            return False
+        self.reader.feed(data)
+        while (found := self.reader.next()) is not None:
+            kind, call, payload = found
+            if kind == wire.FORK:
+                self.fork(call, self.descriptors.popleft())
+            elif kind == wire.IMPORT:
+                self.learn(json.loads(payload))
+            elif kind == wire.SIGNAL:
+                self.signal(json.loads(payload))
+        return True
+
+    def fork(self, number: int, descriptor: int) -> None:
+        """Forks a child, which talks over ``descriptor``."""
+        self.freeze()
+        self.complain_of_threads()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            self.socket.close()
+            self.wake_in.close()
+            self.wake_out.close()
+            for other in self.descriptors:
+                os.close(other)
+            child.run(self.worker, socket.socket(fileno=descriptor), number, parent)
+        os.close(descriptor)
+        self.children[pid] = number
+        self.tell(wire.FORKED, number, {"pid": pid})
+
+    def freeze(self) -> None:
+        """Keeps what is there now out of the collector, which would otherwise write to pages that children share."""
+        if not self.frozen:
+            gc.collect()
+            gc.freeze()
+            self.frozen = True
+
+    def complain_of_threads(self) -> None:
+        count = system.threads()
+        if count <= 1:
+            return
+        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        shown = ", ".join(names) or f"{count - 1} that Python does not know"
+        self.warn(f"threads are alive where children are forked, which may hang them: {shown}. "
+                  "Start them in worker_process_init, or use --start-method spawn")  # fmt: skip
+
+    def learn(self, modules: list[str]) -> None:
+        """Imports what children were found to import, where that succeeds; the next ones then share it."""
+        before = system.threads()
+        for name in modules:
+            if name in sys.modules:
+                continue
+            try:
+                importlib.import_module(name)
+            except BaseException:  # some are made by others, or refuse: their children import them as before
+                continue
+        self.frozen = False
+        if system.threads() > before:
+            self.warn("a module that tasks import starts threads when it is imported")
+
+    def signal(self, name: str) -> None:
+        """Sends a signal of Celery's that concerns the whole worker."""
+        from celery import signals
+
+        sent: dict[str, Any] = {}
+        if name == "worker_shutting_down":
+            sent = {"sig": "SIGTERM", "how": "Warm", "exitcode": 0}
+        sender = self.worker.hostname if name == "worker_shutting_down" else self.worker
+        getattr(signals, name).send(sender=sender, **sent)
+
+    def reap(self) -> None:
+        """Tells of children that are gone."""
+        for pid in list(self.children):
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                found, status = pid, 0
+            if found:
+                number = self.children.pop(pid)
+                self.tell(wire.EXITED, number, {"pid": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def warn(self, text: str) -> None:
+        if text not in self.warned:
+            self.warned.add(text)
+            self.tell(wire.WARNING, 0, text)
+
+    def tell(self, kind: int, call: int, what: Any) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.socket.sendall(wire.frame(kind, call, json.dumps(what).encode()))
