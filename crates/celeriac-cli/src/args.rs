@@ -19,9 +19,17 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The Python application. Not in this build: Rust tasks are part of the program.
+    /// The Python application, as Celery names it: proj, proj.celery, proj:app. Its configuration says where the broker is
+    /// when nothing here does.
     #[arg(short = 'A', long, global = true, value_name = "MODULE[:ATTR]")]
     pub app: Option<String>,
+    /// The Python interpreter of the application. Also CELERIAC_PYTHON; else the one of the environment that this program
+    /// is installed in, that of the active one, or python3.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// A folder to work in, which the application is imported from.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub workdir: Option<PathBuf>,
     /// Where messages are: sqlite://PATH. Also CELERIAC_BROKER_URL, then CELERY_BROKER_URL, then the configuration file;
     /// else sqlite://celeriac.db.
     #[arg(short = 'b', long, global = true, value_name = "URL")]
@@ -116,9 +124,15 @@ pub struct Serve {
 /// Options that a worker has whether it stands alone or beside the server.
 #[derive(Debug, Args)]
 pub struct WorkerOptions {
-    /// The queues to consume from, separated by commas. Default: celery.
+    /// The queues to consume from, separated by commas. Default: celery, or those of the Python application.
     #[arg(short = 'Q', long, value_name = "QUEUES", value_delimiter = ',')]
     pub queues: Vec<String>,
+    /// Queues of the Python application not to consume from.
+    #[arg(short = 'X', long, value_name = "QUEUES", value_delimiter = ',')]
+    pub exclude_queues: Vec<String>,
+    /// Modules to import beside the Python application.
+    #[arg(short = 'I', long, value_name = "MODULES", value_delimiter = ',')]
+    pub include: Vec<String>,
     /// How many tasks run at once. Default: the number of cores.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub concurrency: Option<u32>,
@@ -134,9 +148,21 @@ pub struct WorkerOptions {
     /// Ask runs to stop after this many seconds, unless the task says otherwise.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub soft_time_limit: Option<f64>,
+    /// The file that the Python application logs to; %n, %h, %i … as Celery has them.
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub logfile: Option<String>,
+    /// How Python tasks run: prefork.
+    #[arg(short = 'P', long, value_name = "POOL")]
+    pub pool: Option<String>,
+    /// Replace a Python process that has run so many tasks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tasks_per_child: Option<u32>,
+    /// Replace a Python process that has grown beyond this, in KiB.
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_memory_per_child: Option<u64>,
     /// Tell from the start what becomes of tasks, in Celery's events, to Flower and others that listen; on Redis. Without
     /// it they ask for that when they begin to.
-    #[arg(short = 'E', long)]
+    #[arg(short = 'E', long, visible_alias = "events")]
     pub task_events: bool,
     /// Do not ask other workers what is revoked at the start.
     #[arg(long)]
@@ -164,44 +190,90 @@ pub struct Worker {
     /// Options of Celery's that have no meaning here yet; each is refused by name.
     #[command(flatten)]
     pub refused: Refused,
+    /// Options of Celery's that are met in another way.
+    #[command(flatten)]
+    pub met: Met,
+}
+
+/// Options of `celery worker` that say how, of what is done here in a way of its own; each is answered with that.
+#[derive(Debug, Args)]
+pub struct Met {
+    #[arg(long, hide = true)]
+    prefetch_multiplier: Option<String>,
+    #[arg(long, hide = true)]
+    disable_prefetch: bool,
+    #[arg(short = 'O', long, hide = true)]
+    optimization: Option<String>,
+    #[arg(short = 'S', long, hide = true)]
+    statedb: Option<String>,
+    #[arg(long, hide = true)]
+    without_heartbeat: bool,
+    #[arg(long, hide = true)]
+    heartbeat_interval: Option<String>,
+}
+
+impl Met {
+    /// Those that were given, and what is done instead.
+    #[must_use]
+    pub fn given(&self) -> Vec<(&'static str, &'static str)> {
+        let prefetch = "a worker never holds more than it has free slots for";
+        let heartbeat = "whether a worker lives is told from a thread of its own, which costs next to nothing";
+        [
+            (self.prefetch_multiplier.is_some(), "--prefetch-multiplier", prefetch),
+            (self.disable_prefetch, "--disable-prefetch", prefetch),
+            (self.optimization.is_some(), "--optimization", prefetch),
+            (self.statedb.is_some(), "--statedb", "what is revoked is kept in the store itself"),
+            (self.without_heartbeat, "--without-heartbeat", heartbeat),
+            (self.heartbeat_interval.is_some(), "--heartbeat-interval", heartbeat),
+        ]
+        .into_iter()
+        .filter_map(|(given, name, why)| given.then_some((name, why)))
+        .collect()
+    }
 }
 
 /// Options of `celery worker` that are refused by name rather than ignored.
 #[derive(Debug, Args)]
 pub struct Refused {
-    #[arg(short = 'P', long, hide = true, value_name = "POOL")]
-    pool: Option<String>,
     #[arg(short = 'B', long, hide = true)]
     beat: bool,
     #[arg(long, hide = true)]
     autoscale: Option<String>,
-    #[arg(long, hide = true)]
-    max_tasks_per_child: Option<String>,
-    #[arg(long, hide = true)]
-    max_memory_per_child: Option<String>,
-    #[arg(long, hide = true)]
-    prefetch_multiplier: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(short = 'D', long, hide = true)]
     detach: bool,
+    #[arg(long, hide = true, alias = "discard")]
+    purge: bool,
+    #[arg(long, hide = true)]
+    uid: Option<String>,
+    #[arg(long, hide = true)]
+    gid: Option<String>,
+    #[arg(long, hide = true)]
+    umask: Option<String>,
+    #[arg(long, hide = true)]
+    executable: Option<String>,
+    #[arg(short = 's', long, hide = true, alias = "schedule")]
+    schedule_filename: Option<String>,
+    #[arg(long, hide = true)]
+    scheduler: Option<String>,
 }
 
 impl Refused {
     /// The first such option that was given, and why it is refused.
     #[must_use]
     pub fn given(&self) -> Option<(&'static str, &'static str)> {
-        let python = "it is about Python child processes, which this build does not run";
+        let manager = "let your service manager do it";
+        let beat = "this build has no scheduler; run `celery beat` beside it";
         [
-            (self.pool.is_some(), "--pool", python),
-            (self.beat, "--beat", "this build has no scheduler"),
+            (self.beat, "--beat", beat),
+            (self.schedule_filename.is_some(), "--schedule-filename", beat),
+            (self.scheduler.is_some(), "--scheduler", beat),
             (self.autoscale.is_some(), "--autoscale", "use --concurrency"),
-            (self.max_tasks_per_child.is_some(), "--max-tasks-per-child", python),
-            (self.max_memory_per_child.is_some(), "--max-memory-per-child", python),
-            (
-                self.prefetch_multiplier.is_some(),
-                "--prefetch-multiplier",
-                "a worker never holds more than it has free slots for",
-            ),
             (self.detach, "--detach", "let your service manager run it in the background"),
+            (self.purge, "--purge", "use `celeriac purge QUEUE` first"),
+            (self.uid.is_some(), "--uid", manager),
+            (self.gid.is_some(), "--gid", manager),
+            (self.umask.is_some(), "--umask", manager),
+            (self.executable.is_some(), "--executable", "use --python"),
         ]
         .into_iter()
         .find_map(|(given, name, why)| given.then_some((name, why)))

@@ -24,6 +24,7 @@ mod http;
 mod llm;
 mod logging;
 pub mod output;
+mod python;
 mod serve;
 pub mod settings;
 mod signals;
@@ -90,8 +91,12 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
         _ => None,
     };
     logging::start(&cli.global, level.as_deref())?;
-    let settings =
-        Settings::gather(&cli.global, builder.config_ref().clone(), |name| std::env::var(name).ok())?;
+    let python = python::load(&cli.global, &cli.command).await?;
+    let (base, from_app) = match &python {
+        Some(python) => python.settings(builder.config_ref().clone()),
+        None => (builder.config_ref().clone(), celeriac_python::FromApp::default()),
+    };
+    let settings = Settings::gather(&cli.global, base, &from_app, |name| std::env::var(name).ok())?;
     // These two make stores of their own, or look at one that may not open.
     match cli.command {
         Command::Bench(bench) => return bench::run(&bench, output).await,
@@ -108,7 +113,7 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
     let session = Session { app, output };
     match cli.command {
         Command::Serve(serve) => serve::run(session, &cli.global, &settings, serve).await,
-        Command::Worker(worker) => commands::worker::run(session, worker).await,
+        Command::Worker(worker) => commands::worker::run(session, python, worker).await,
         Command::Call(call) => commands::call::run(&session, call).await,
         Command::Result(result) => commands::result::run(&session, &result).await,
         Command::Events(events) => commands::events::run(&session, &events).await,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use celeriac::Config;
 use celeriac::config::Route;
+use celeriac_python::FromApp;
 use celeriac_server::ServerConfig;
 use serde::Deserialize;
 
@@ -86,18 +87,14 @@ struct FileRoute {
 const FILE: &str = "celeriac.toml";
 
 impl Settings {
-    /// Gathers the settings. `environment` looks up a variable.
+    /// Gathers the settings. `app` is what a Python application says where nothing nearer does; `environment` looks up a
+    /// variable.
     pub fn gather(
         global: &Global,
         base: Config,
+        app: &FromApp,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Problem> {
-        if let Some(app) = &global.app {
-            return Err(Problem::usage(format!(
-                "--app {app}: Python applications are not supported by this build"
-            ))
-            .hint("tasks written in Rust are part of the program: see `celeriac_cli::run`"));
-        }
         let path = global.config.clone().or_else(|| Path::new(FILE).exists().then(|| PathBuf::from(FILE)));
         let mut file = path.as_deref().map(read).transpose()?.unwrap_or_default();
         let variable = |names: [&'static str; 2]| {
@@ -111,6 +108,8 @@ impl Settings {
             (url, name.to_owned())
         } else if let (Some(url), Some(path)) = (&file.broker_url, &path) {
             (url.clone(), format!("broker_url in {}", path.display()))
+        } else if let (Some(url), Some(name)) = (&app.broker, &global.app) {
+            (url.clone(), format!("broker_url of {name}"))
         } else {
             (celeriac::app::DEFAULT_URL.to_owned(), "the default".to_owned())
         };
@@ -118,7 +117,8 @@ impl Settings {
             .result_backend
             .clone()
             .or_else(|| variable(["CELERIAC_RESULT_BACKEND", "CELERY_RESULT_BACKEND"]).map(|(url, _)| url))
-            .or_else(|| file.result_backend.clone());
+            .or_else(|| file.result_backend.clone())
+            .or_else(|| app.result_backend.clone());
         let file_server = std::mem::take(&mut file.server);
         let wrong = |(setting, why): Wrong| {
             let path = path.as_deref().unwrap_or_else(|| Path::new(FILE));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn gather(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Settings, Problem> {
-        Settings::gather(&global(arguments), Config::default(), |name| {
+        Settings::gather(&global(arguments), Config::default(), &FromApp::default(), |name| {
             environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
@@ -286,8 +286,17 @@ mod tests {
     }
 
     #[test]
-    fn a_python_application_is_refused_with_the_remedy() {
-        let problem = gather(&["-A", "proj"], &[]).unwrap_err();
-        assert!(problem.message.contains("proj") && problem.hint.is_some());
+    fn a_python_application_says_what_nothing_nearer_does() {
+        let app = FromApp {
+            broker: Some("redis://of-app".to_owned()),
+            result_backend: Some("redis://of-app/1".to_owned()),
+        };
+        let gather = |arguments: &[&str]| {
+            Settings::gather(&global(arguments), Config::default(), &app, |_| None).unwrap()
+        };
+        let settings = gather(&["-A", "proj"]);
+        assert_eq!((&*settings.broker, &*settings.broker_from), ("redis://of-app", "broker_url of proj"));
+        assert_eq!(settings.result_backend.as_deref(), Some("redis://of-app/1"));
+        assert_eq!(gather(&["-A", "proj", "-b", "redis://flag"]).broker, "redis://flag");
     }
 }

@@ -2,15 +2,33 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use celeriac::task::Executor;
+use celeriac_python::PoolOptions;
 
 use crate::args::{Worker, WorkerOptions};
 use crate::output::{Exit, Problem};
+use crate::python::{self, Python};
 use crate::{Session, signals};
 
-pub(crate) async fn run(session: Session, args: Worker) -> Result<Exit, Problem> {
+pub(crate) async fn run(
+    session: Session,
+    python: Option<Python>,
+    args: Worker,
+) -> Result<Exit, Problem> {
     if let Some((option, why)) = args.refused.given() {
         return Err(Problem::usage(format!("{option} is not supported: {why}")));
+    }
+    for (option, instead) in args.met.given() {
+        tracing::info!(option, instead, "this option has nothing to do");
+    }
+    if python.is_none()
+        && let Some(option) = python::only_there(&args.options)
+    {
+        return Err(Problem::usage(format!("{option} is not supported: it is about Python processes"))
+            .hint("name a Python application by -A"));
     }
     let WorkerOptions {
         queues,
@@ -21,6 +39,8 @@ pub(crate) async fn run(session: Session, args: Worker) -> Result<Exit, Problem>
         task_events,
         without_mingle,
         without_gossip,
+        max_tasks_per_child,
+        max_memory_per_child,
         ..
     } = args.options;
     if task_events && session.app.store().control.announcer().is_none() {
@@ -35,29 +55,78 @@ pub(crate) async fn run(session: Session, args: Worker) -> Result<Exit, Problem>
         soft_time_limit.map(Duration::from_secs_f64).or(config.task_soft_time_limit);
     let app = session.app.with_config(config);
     let mut worker = app.worker().task_events(task_events).mingle(!without_mingle).gossip(!without_gossip);
-    if !queues.is_empty() {
+    if let Some(python) = &python {
+        // With -Q and -X applied there.
+        worker = worker.queues(python.manifest.queues.iter().map(String::as_str));
+        worker = worker.name(python.hostname.as_str());
+    } else if !queues.is_empty() {
         worker = worker.queues(queues.iter().map(String::as_str));
     }
-    if let Some(concurrency) = concurrency {
-        worker = worker.concurrency(concurrency as usize);
+    if let (Some(name), None) = (&hostname, &python) {
+        worker = worker.name(python::node_name(name));
     }
-    if let Some(name) = &hostname {
-        worker = worker.name(name.replace("%h", &celeriac::worker::hostname()));
+    let concurrency = concurrency.map_or(app.config().worker_concurrency, |concurrency| concurrency as usize);
+    worker = worker.concurrency(concurrency);
+    let pool = python.as_ref().map(|python| {
+        let options = PoolOptions {
+            size: concurrency,
+            max_tasks_per_child: max_tasks_per_child.or_else(|| python.setting("worker_max_tasks_per_child")),
+            max_memory_per_child: max_memory_per_child
+                .or_else(|| python.setting("worker_max_memory_per_child")),
+        };
+        python.start_pool(options)
+    });
+    if let Some(pool) = &pool {
+        worker = worker.executor(Arc::clone(pool) as Arc<dyn Executor>);
     }
     let shutdown = signals::listen()?;
     if args.beside_server {
         stand_beside(shutdown.clone())?;
     }
     let _pidfile = args.pidfile.map(Pidfile::write).transpose()?;
-    let names: Vec<_> = app.registry().names().collect();
-    session.output.note(format_args!(
-        "{} on {}\n[queues] {}\n[tasks]  {}",
-        worker.node_name(),
-        app.url(),
-        worker.queue_names().join(", "),
-        names.join(", "),
-    ));
-    let report = worker.cold_shutdown(shutdown.cold).run(shutdown.warm.cancelled_owned()).await?;
+    match &python {
+        Some(python) => session.output.note(python.banner(&app, &worker, concurrency, task_events)),
+        None => {
+            let names: Vec<_> = app.registry().names().collect();
+            session.output.note(format_args!(
+                "{} on {}\n[queues] {}\n[tasks]  {}",
+                worker.node_name(),
+                app.url(),
+                worker.queue_names().join(", "),
+                names.join(", "),
+            ));
+        }
+    }
+    let zygote = python.as_ref().and_then(|python| python.zygote.clone());
+    let gone = async {
+        match &zygote {
+            Some(zygote) => zygote.gone().await,
+            None => std::future::pending().await,
+        }
+    };
+    let (warm, cold) = (shutdown.warm.clone(), shutdown.cold.clone());
+    let lost = std::sync::atomic::AtomicBool::new(false);
+    let over = async {
+        tokio::select! {
+            () = warm.cancelled() => {}
+            () = gone => {
+                lost.store(true, std::sync::atomic::Ordering::Relaxed);
+                tracing::error!("without Python nothing can run here");
+                cold.cancel();
+            }
+        }
+    };
+    if let Some(zygote) = &zygote {
+        zygote.signal("worker_ready").await;
+    }
+    let ran = worker.cold_shutdown(shutdown.cold).run(over).await;
+    if let Some(pool) = &pool {
+        pool.close().await;
+    }
+    let report = ran?;
+    if lost.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(Problem::new(Exit::Failed, "the Python process that imports the application has ended"));
+    }
     session.output.note(format_args!(
         "done: {} succeeded, {} failed, {} retried, {} revoked, {} handed back",
         report.succeeded, report.failed, report.retried, report.revoked, report.handed_back,

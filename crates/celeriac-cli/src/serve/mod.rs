@@ -171,6 +171,14 @@ fn command(
     if let Some(path) = &global.config {
         give(&["--config", &path.display().to_string()]);
     }
+    if let Some(app) = &global.app {
+        give(&["--app", app]);
+    }
+    for (option, path) in [("--python", &global.python), ("--workdir", &global.workdir)] {
+        if let Some(path) = path {
+            give(&[option, &path.display().to_string()]);
+        }
+    }
     if global.quiet {
         give(&["--quiet"]);
     }
@@ -198,6 +206,27 @@ fn command(
     }
     if let Some(seconds) = options.soft_time_limit {
         give(&["--soft-time-limit", &seconds.to_string()]);
+    }
+    for (option, names) in
+        [("--exclude-queues", &options.exclude_queues), ("--include", &options.include)]
+    {
+        if !names.is_empty() {
+            give(&[option, &names.join(",")]);
+        }
+    }
+    for (option, text) in [("--logfile", &options.logfile), ("--pool", &options.pool)] {
+        if let Some(text) = text {
+            give(&[option, text]);
+        }
+    }
+    let counts = [
+        ("--max-tasks-per-child", options.max_tasks_per_child.map(u64::from)),
+        ("--max-memory-per-child", options.max_memory_per_child),
+    ];
+    for (option, count) in counts {
+        if let Some(count) = count {
+            give(&[option, &count.to_string()]);
+        }
     }
     for (given, option) in [
         (options.task_events, "--task-events"),

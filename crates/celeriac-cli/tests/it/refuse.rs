@@ -15,8 +15,9 @@ fn refused(place: &Place, arguments: &[&str], code: i32, names: &[&str]) {
 fn mistakes_on_the_command_line() {
     let place = Place::new();
     refused(&place, &["-b", "nope://x", "queues"], 2, &["unknown scheme", "nope", "sqlite://PATH"]);
-    refused(&place, &["-A", "proj", "worker"], 2, &["--app proj", "not supported"]);
-    refused(&place, &["worker", "-P", "gevent"], 2, &["--pool", "not supported"]);
+    refused(&place, &["-A", "no_such_app", "worker", "-P", "gevent"], 2, &["--pool gevent", "prefork"]);
+    refused(&place, &["worker", "-P", "prefork"], 2, &["--pool", "-A"]);
+    refused(&place, &["worker", "-B"], 2, &["--beat", "not supported"]);
     refused(&place, &["call", "t", "-a", "{"], 2, &["--args", "array"]);
     refused(&place, &["call", "t", "-k", "[]"], 2, &["--kwargs", "object"]);
     refused(&place, &["call", "t", "--eta", "tomorrow"], 2, &["--eta tomorrow"]);

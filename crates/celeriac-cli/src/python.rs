@@ -1,0 +1,156 @@
+//! The Python application that `-A` names: what it says of itself, and the pool that runs its tasks.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use celeriac::{Celeriac, Config, Worker};
+use celeriac_python::{Error, FromApp, Manifest, Pool, PoolOptions, StartOptions, Zygote};
+
+use crate::args::{Command, Global, WorkerOptions};
+use crate::output::{Exit, Problem};
+
+/// The application.
+pub(crate) struct Python {
+    /// What it is.
+    pub(crate) manifest: Manifest,
+    /// The process that has imported it, where its tasks are to run.
+    pub(crate) zygote: Option<Arc<Zygote>>,
+    /// The node name of its worker.
+    pub(crate) hostname: String,
+    loglevel: Option<String>,
+}
+
+/// The pools there are.
+const POOLS: &[&str] = &["prefork"];
+
+/// Imports the application, where one is named.
+pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Python>, Problem> {
+    let Some(app) = &global.app else { return Ok(None) };
+    let worker = match command {
+        Command::Worker(worker) => Some(&worker.options),
+        Command::Bench(_) | Command::Demo(_) => return Ok(None),
+        _ => None,
+    };
+    if let Some(pool) = worker.and_then(|worker| worker.pool.as_deref())
+        && !POOLS.contains(&pool)
+    {
+        return Err(Problem::usage(format!("--pool {pool} is not supported"))
+            .hint(format!("there is {}", POOLS.join(", "))));
+    }
+    let interpreter = celeriac_python::interpreter(global.python.as_deref())
+        .map_err(|error| Problem::usage(error).hint("name one by --python"))?;
+    let hostname = node_name(worker.and_then(|worker| worker.hostname.as_deref()).unwrap_or("celeriac@%h"));
+    let mut options = StartOptions { app: app.clone(), hostname: hostname.clone(), ..StartOptions::default() };
+    options.workdir.clone_from(&global.workdir);
+    options.pool = "prefork".to_owned();
+    // As `celery -b` and `--result-backend` have it: what tasks send goes where they are consumed from.
+    let broker = global.broker.clone().or_else(|| variable("CELERIAC_BROKER_URL"));
+    let backend = global.result_backend.clone().or_else(|| variable("CELERIAC_RESULT_BACKEND"));
+    for (name, value) in [("CELERY_BROKER_URL", broker), ("CELERY_RESULT_BACKEND", backend)] {
+        if let Some(value) = value {
+            options.environment.insert(name.to_owned(), value.into());
+        }
+    }
+    if let Some(worker) = worker {
+        options.queues.clone_from(&worker.queues);
+        options.exclude_queues.clone_from(&worker.exclude_queues);
+        options.include.clone_from(&worker.include);
+        options.loglevel.clone_from(&worker.loglevel);
+        options.logfile.clone_from(&worker.logfile);
+        options.concurrency = worker.concurrency.map(|concurrency| concurrency as usize);
+    }
+    tracing::info!(python = %interpreter.display(), app, "importing the Python application");
+    let loaded = match worker {
+        Some(_) => Zygote::start(&interpreter, &options).await.map(|(zygote, manifest)| (Some(zygote), manifest)),
+        None => celeriac_python::describe(&interpreter, &options).await.map(|manifest| (None, manifest)),
+    };
+    let (zygote, manifest) = loaded.map_err(problem)?;
+    let loglevel = worker.and_then(|worker| worker.loglevel.clone());
+    Ok(Some(Python { manifest, zygote, hostname, loglevel }))
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn problem(error: Error) -> Problem {
+    match error {
+        Error::Application { ref traceback, .. } => {
+            let hint = traceback.trim_end().to_owned();
+            Problem::usage(&error).hint(hint)
+        }
+        Error::NoInterpreter(_) | Error::Start { .. } | Error::Version { .. } => Problem::usage(error),
+        _ => Problem::new(Exit::Failed, error),
+    }
+}
+
+/// A node name, with what Celery puts in for `%h`, `%n` and `%d`.
+pub(crate) fn node_name(given: &str) -> String {
+    let host = celeriac::worker::hostname();
+    let (short, domain) = host.split_once('.').unwrap_or((&host, ""));
+    let name = given.replace("%h", &host).replace("%n", short).replace("%d", domain);
+    if name.contains('@') { name } else { format!("celeriac@{name}") }
+}
+
+/// The first option given that only makes sense with Python.
+pub(crate) fn only_there(options: &WorkerOptions) -> Option<&'static str> {
+    [
+        (options.pool.is_some(), "--pool"),
+        (options.max_tasks_per_child.is_some(), "--max-tasks-per-child"),
+        (options.max_memory_per_child.is_some(), "--max-memory-per-child"),
+        (options.logfile.is_some(), "--logfile"),
+        (!options.include.is_empty(), "--include"),
+        (!options.exclude_queues.is_empty(), "--exclude-queues"),
+    ]
+    .into_iter()
+    .find_map(|(given, name)| given.then_some(name))
+}
+
+impl Python {
+    /// The settings that the application has made, over `base`, and where it says that things are.
+    pub(crate) fn settings(&self, base: Config) -> (Config, FromApp) {
+        (celeriac_python::overlay(&self.manifest, base), celeriac_python::from_app(&self.manifest))
+    }
+
+    /// A number among the application's settings.
+    pub(crate) fn setting<T: TryFrom<u64>>(&self, name: &str) -> Option<T> {
+        self.manifest.number(name).filter(|number| *number > 0).and_then(|number| T::try_from(number).ok())
+    }
+
+    /// Has the children started.
+    pub(crate) fn start_pool(&self, options: PoolOptions) -> Arc<Pool> {
+        let zygote = self.zygote.clone().expect("a worker has imported the application");
+        Pool::start(zygote, &self.manifest, options)
+    }
+
+    /// What a user of Celery looks for at the start.
+    pub(crate) fn banner(&self, app: &Celeriac, worker: &Worker, concurrency: usize, events: bool) -> String {
+        let manifest = &self.manifest;
+        let events = if events { "ON" } else { "OFF (enable -E to monitor tasks in this worker)" };
+        let mut text = format!(
+            "\n {name} celeriac {version} (celery {celery}, python {python})\n\n[config]\n.> app:         {application}\n\
+             .> transport:   {url}\n.> results:     {results}\n.> concurrency: {concurrency} (prefork)\n\
+             .> task events: {events}\n\n[queues]\n",
+            name = worker.node_name(),
+            version = env!("CARGO_PKG_VERSION"),
+            celery = manifest.celery,
+            python = manifest.python,
+            application = manifest.app,
+            url = app.url(),
+            results = manifest.result_backend_shown,
+        );
+        for queue in worker.queue_names() {
+            let _ = writeln!(text, ".> {queue:<16} exchange={queue}(direct) key={queue}");
+        }
+        let level = self.loglevel.as_deref().map(str::to_lowercase);
+        if let Some(level @ ("debug" | "info")) = level.as_deref() {
+            text.push_str("\n[tasks]\n");
+            for task in manifest.tasks.keys() {
+                if level == "debug" || !task.starts_with("celery.") {
+                    let _ = writeln!(text, "  . {task}");
+                }
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,353 @@
+//! One child: a Python process that runs one task at a time, and the conversation with it.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use celeriac::Json;
+use celeriac::protocol::Exception;
+use celeriac::task::{CancelReason, Concluded, Context, Fault, ForeignCall, Ran, Verdict};
+use rustix::process::Signal;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::frame::{self, Channel, Frame};
+use crate::zygote::{Fate, kill_group, send_signal};
+
+/// How long the zygote may take to say how a child ended.
+const FATE_PATIENCE: Duration = Duration::from_secs(2);
+
+const SUCCEEDED: u8 = 0;
+const FAILED: u8 = 1;
+const RETRIED: u8 = 2;
+const IGNORED: u8 = 3;
+const REJECTED: u8 = 4;
+
+/// A child that is ready.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) number: u32,
+    pub(crate) pid: u32,
+    channel: Channel,
+    fate: watch::Receiver<Fate>,
+    calls: u32,
+    /// Runs that it has ended.
+    pub(crate) done: u32,
+    /// Another is coming to take its place.
+    pub(crate) replaced: bool,
+    out: Vec<u8>,
+}
+
+/// What it said besides the end of a task.
+pub(crate) enum Aside {
+    /// It imported modules.
+    Modules(Vec<String>),
+}
+
+#[derive(Debug, Deserialize)]
+struct Hello {
+    pid: u32,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToldFault {
+    r#type: String,
+    module: Option<String>,
+    args: Vec<Value>,
+    shown: String,
+    traceback: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToldRejection {
+    requeue: bool,
+    reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToldConclusion {
+    stored: Option<String>,
+    error: Option<String>,
+}
+
+impl Child {
+    /// Waits until a child that was forked is ready.
+    pub(crate) async fn ready(
+        number: u32,
+        mut channel: Channel,
+        mut fate: watch::Receiver<Fate>,
+    ) -> Result<Self, String> {
+        let pid = loop {
+            let found = tokio::select! {
+                found = channel.receive() => found,
+                status = over(&mut fate) => return Err(death(status)),
+            };
+            match found {
+                Ok(Some(Frame { kind: frame::HELLO, payload, .. })) => {
+                    let hello: Hello = serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
+                    break hello.pid;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Err(epitaph(&mut fate).await),
+            }
+        };
+        Ok(Self { number, pid, channel, fate, calls: 0, done: 0, replaced: false, out: Vec::new() })
+    }
+
+    /// Whether it is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(*self.fate.borrow(), Fate::Over(_))
+    }
+
+    /// Runs a task. Dropped before its end, the child is in the midst of something and must be killed.
+    pub(crate) async fn run(&mut self, call: &ForeignCall, cx: &Context, mut aside: impl FnMut(Aside)) -> Ran {
+        let number = self.next_call();
+        self.out.clear();
+        frame::write(&mut self.out, frame::TASK, number, |out| write_task(out, call));
+        if self.channel.send(&self.out).await.is_err() {
+            return Ran::Lost { why: self.lost(number).await };
+        }
+        // A large message is not kept for the sake of the next.
+        self.out.shrink_to(1 << 16);
+        let (mut asked, mut told) = (false, false);
+        loop {
+            tokio::select! {
+                biased;
+                found = self.channel.receive() => match found {
+                    Ok(Some(Frame { kind: frame::END, call, payload })) if call == number => {
+                        self.done += 1;
+                        return end(payload).unwrap_or_else(|why| Ran::Lost { why });
+                    }
+                    Ok(Some(found)) => hear(&found, &mut aside),
+                    Ok(None) | Err(_) => return Ran::Lost { why: self.lost(number).await },
+                },
+                cancelled = cx.cancelled(), if !asked => {
+                    asked = true;
+                    if cancelled.0 == CancelReason::SoftTimeLimit {
+                        send_signal(self.pid, Signal::USR1);
+                    }
+                }
+                reason = cx.stopped(), if !told => {
+                    told = true;
+                    if reason == CancelReason::Revoked {
+                        send_signal(self.pid, Signal::TERM);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has an end stored that it has not seen.
+    pub(crate) async fn conclude(
+        &mut self,
+        call: &ForeignCall,
+        verdict: &Verdict,
+        mut aside: impl FnMut(Aside),
+    ) -> Result<Concluded, String> {
+        let number = self.next_call();
+        let verdict = match verdict {
+            Verdict::TimeLimit(seconds) => serde_json::json!({ "verdict": "time_limit", "seconds": seconds }),
+            Verdict::Lost(text) => serde_json::json!({ "verdict": "lost", "text": text }),
+            Verdict::Rejected(text) => serde_json::json!({ "verdict": "rejected", "text": text }),
+            Verdict::Revoked(text) => serde_json::json!({ "verdict": "revoked", "text": text }),
+            _ => return Err("this verdict is not known to Python".to_owned()),
+        };
+        let verdict = verdict.to_string();
+        self.out.clear();
+        frame::write(&mut self.out, frame::CONCLUDE, number, |out| {
+            out.extend(length(verdict.len()));
+            out.extend(verdict.as_bytes());
+            write_task(out, call);
+        });
+        if self.channel.send(&self.out).await.is_err() {
+            return Err(self.lost(number).await);
+        }
+        loop {
+            match self.channel.receive().await {
+                Ok(Some(Frame { kind: frame::CONCLUDED, call, payload })) if call == number => {
+                    let told: ToldConclusion =
+                        serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
+                    return match (told.stored.as_deref(), told.error) {
+                        (_, Some(error)) => Err(error),
+                        (Some("SUCCESS"), None) => Ok(Concluded::Succeeded),
+                        _ => Ok(Concluded::Stored),
+                    };
+                }
+                Ok(Some(found)) => hear(&found, &mut aside),
+                Ok(None) | Err(_) => return Err(self.lost(number).await),
+            }
+        }
+    }
+
+    /// Tells it to go, now that it does nothing, and waits until it has gone; killed when it takes longer than `patience`.
+    pub(crate) async fn stop(mut self, patience: Duration) {
+        let mut bytes = Vec::new();
+        frame::write(&mut bytes, frame::STOP, 0, |_| {});
+        let _ = self.channel.send(&bytes).await;
+        if tokio::time::timeout(patience, over(&mut self.fate)).await.is_err() {
+            tracing::warn!(pid = self.pid, "a Python process does not end by itself, killed");
+        }
+        // What it has started and left behind goes too.
+        self.kill();
+    }
+
+    /// Kills it with its whole group.
+    pub(crate) fn kill(&self) {
+        kill_group(self.pid);
+    }
+
+    fn next_call(&mut self) -> u32 {
+        self.calls = self.calls.wrapping_add(1);
+        self.calls
+    }
+
+    /// How it was lost in the midst of a call, in Celery's words.
+    async fn lost(&mut self, call: u32) -> String {
+        let why = epitaph(&mut self.fate).await;
+        self.kill();
+        format!("Worker exited prematurely: {why} Job: {call}.")
+    }
+}
+
+async fn over(fate: &mut watch::Receiver<Fate>) -> i32 {
+    match fate.wait_for(|fate| matches!(fate, Fate::Over(_))).await.map(|fate| *fate) {
+        Ok(Fate::Over(status)) => status,
+        _ => -Signal::KILL.as_raw(),
+    }
+}
+
+async fn epitaph(fate: &mut watch::Receiver<Fate>) -> String {
+    match tokio::time::timeout(FATE_PATIENCE, over(fate)).await {
+        Ok(status) => death(status),
+        Err(_) => "its connection was closed.".to_owned(),
+    }
+}
+
+fn death(status: i32) -> String {
+    match status {
+        signal @ ..0 => format!("signal {} ({})", -signal, signal_name(-signal)),
+        code => format!("exitcode {code}"),
+    }
+}
+
+fn signal_name(number: i32) -> String {
+    let known = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (10, "SIGUSR1"),
+        (11, "SIGSEGV"),
+        (12, "SIGUSR2"),
+        (15, "SIGTERM"),
+    ];
+    known.iter().find(|(known, _)| *known == number).map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
+}
+
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+fn write_task(out: &mut Vec<u8>, call: &ForeignCall) {
+    let queue = call.queue.as_str().as_bytes();
+    let head = call.message.head.as_bytes();
+    out.extend(call.deliveries.to_le_bytes());
+    out.extend(u16::try_from(queue.len()).unwrap_or(u16::MAX).to_le_bytes());
+    out.extend(queue);
+    out.extend(length(head.len()));
+    out.extend(head);
+    out.extend(&*call.message.body);
+}
+
+fn hear(found: &Frame, aside: &mut impl FnMut(Aside)) {
+    match found.kind {
+        frame::MODULES => {
+            if let Ok(modules) = serde_json::from_slice(&found.payload) {
+                aside(Aside::Modules(modules));
+            }
+        }
+        other => tracing::warn!(kind = other, "a Python process says what is not understood"),
+    }
+}
+
+/// Reads the payload of an END.
+fn end(mut payload: Bytes) -> Result<Ran, String> {
+    if payload.len() < 9 {
+        return Err("the end of a task is cut off".to_owned());
+    }
+    let outcome = payload.get_u8();
+    let took = Duration::try_from_secs_f64(payload.get_f64_le()).unwrap_or_default();
+    let fault = |payload: &[u8]| {
+        let told: ToldFault = serde_json::from_slice(payload).map_err(|why| why.to_string())?;
+        let args = told.args.iter().map(|arg| Json::from_value(arg).unwrap_or_default()).collect();
+        let exception = Exception { exc_type: told.r#type, exc_message: args, exc_module: told.module };
+        Ok::<_, String>(Fault { exception, shown: told.shown, traceback: told.traceback })
+    };
+    Ok(match outcome {
+        SUCCEEDED => {
+            if payload.len() < 4 {
+                return Err("the value of a task is cut off".to_owned());
+            }
+            let bytes = payload.get_u32_le() as usize;
+            if payload.len() < bytes {
+                return Err("the value of a task is cut off".to_owned());
+            }
+            let shown = String::from_utf8_lossy(&payload.split_to(bytes)).into_owned();
+            let value = std::str::from_utf8(&payload).ok().and_then(|text| Json::parse(text).ok());
+            Ran::Succeeded { value: value.unwrap_or_default(), shown, took }
+        }
+        FAILED => Ran::Failed(fault(&payload)?),
+        RETRIED => Ran::Retried(fault(&payload)?),
+        IGNORED => Ran::Ignored,
+        REJECTED => {
+            let told: ToldRejection = serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
+            Ran::Rejected { requeue: told.requeue, reason: told.reason }
+        }
+        other => return Err(format!("a task ended in outcome {other}, which is not known here")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(outcome: u8, rest: &[u8]) -> Bytes {
+        let mut bytes = vec![outcome];
+        bytes.extend(1.5_f64.to_le_bytes());
+        bytes.extend(rest);
+        bytes.into()
+    }
+
+    #[test]
+    fn ends_are_read() {
+        let mut rest = length(3).to_vec();
+        rest.extend(b"'5'\"5\"");
+        let value = Json::parse("\"5\"").unwrap();
+        let took = Duration::from_millis(1500);
+        let succeeded = Ran::Succeeded { value, shown: "'5'".to_owned(), took };
+        assert_eq!(end(payload(SUCCEEDED, &rest)), Ok(succeeded));
+        let fault = br#"{"type": "ValueError", "module": "builtins", "args": ["x"], "shown": "ValueError('x')", "traceback": "t"}"#;
+        let Ok(Ran::Failed(found)) = end(payload(FAILED, fault)) else { panic!("a failure") };
+        assert_eq!(found.exception, Exception::builtin("ValueError", "x"));
+        assert_eq!(end(payload(IGNORED, b"")), Ok(Ran::Ignored));
+        let rejected = Ran::Rejected { requeue: true, reason: "no".to_owned() };
+        assert_eq!(end(payload(REJECTED, br#"{"requeue": true, "reason": "no"}"#)), Ok(rejected));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_an_error() {
+        for wrong in [Bytes::new(), payload(SUCCEEDED, b"\x01"), payload(SUCCEEDED, &length(9)), payload(FAILED, b"{"), payload(9, b"")] {
+            assert!(end(wrong.clone()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn deaths_are_told_as_celery_tells_them() {
+        assert_eq!(death(-9), "signal 9 (SIGKILL)");
+        assert_eq!(death(1), "exitcode 1");
+    }
+}

@@ -1,0 +1,121 @@
+//! The application's own configuration as celeriac's settings.
+
+use std::time::Duration;
+
+use celeriac::Config;
+use celeriac::config::Route;
+
+use crate::manifest::Manifest;
+
+/// What the application's configuration says of where things are.
+#[derive(Debug, Clone, Default)]
+pub struct FromApp {
+    /// Where messages are.
+    pub broker: Option<String>,
+    /// Where results are, when celeriac can read them there.
+    pub result_backend: Option<String>,
+}
+
+/// Where the application says that things are. A result backend that only Python knows is left out: its results are
+/// read there.
+#[must_use]
+pub fn from_app(manifest: &Manifest) -> FromApp {
+    let readable = |url: &&String| {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        matches!(scheme, "redis" | "rediss" | "sentinel" | "valkey" | "valkeys")
+    };
+    FromApp {
+        broker: manifest.broker_url.clone(),
+        result_backend: manifest.result_backend.as_ref().filter(readable).cloned(),
+    }
+}
+
+/// As Celery, a warm shutdown waits for what runs as long as it takes; a second signal does not.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Lays the application's settings over `config`, and names in warnings those that have no meaning here.
+#[must_use]
+pub fn overlay(manifest: &Manifest, mut config: Config) -> Config {
+    if let Some(queue) = manifest.text("task_default_queue") {
+        config.task_default_queue = queue.into();
+    }
+    if let Some(priority) = manifest.number("task_default_priority") {
+        config.task_default_priority = u8::try_from(priority).unwrap_or(9);
+    }
+    config.task_routes = manifest
+        .routes
+        .iter()
+        .map(|route| Route {
+            pattern: route.pattern.clone(),
+            queue: Some(route.queue.as_str().into()),
+            priority: route.priority,
+        })
+        .collect();
+    // Celery's default is false, and what a Python application does not say means that.
+    config.task_acks_late = manifest.flag("task_acks_late").unwrap_or(false);
+    config.task_ignore_result = manifest.flag("task_ignore_result").unwrap_or(false);
+    config.task_store_errors_even_if_ignored =
+        manifest.flag("task_store_errors_even_if_ignored").unwrap_or(false);
+    config.task_track_started = manifest.flag("task_track_started").unwrap_or(false);
+    config.task_time_limit = manifest.seconds("task_time_limit");
+    config.task_soft_time_limit = manifest.seconds("task_soft_time_limit");
+    config.result_extended = manifest.flag("result_extended").unwrap_or(false);
+    // None there means for ever, and so does 0.
+    config.result_expires = manifest.seconds("result_expires");
+    if let Some(concurrency) = manifest.number("worker_concurrency").filter(|concurrency| *concurrency > 0) {
+        config.worker_concurrency = usize::try_from(concurrency).unwrap_or(1);
+    }
+    config.worker_shutdown_timeout =
+        manifest.seconds("worker_soft_shutdown_timeout").unwrap_or(AS_LONG_AS_IT_TAKES);
+    for (setting, why) in unsupported(manifest) {
+        tracing::warn!(setting, why, "a setting of the application has no effect");
+    }
+    config
+}
+
+/// The settings that the application has made and that have no effect here, with why.
+fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
+    let mut found = Vec::new();
+    let mut check = |given: bool, setting, why| {
+        if given {
+            found.push((setting, why));
+        }
+    };
+    let set = |name: &str| manifest.conf.get(name).is_some_and(|value| !value.is_null());
+    let own = |name: &str, default: &str| manifest.text(name).is_some_and(|value| value != default);
+    check(
+        own("worker_autoscaler", "celery.worker.autoscale:Autoscaler"),
+        "worker_autoscaler",
+        "the pool is scaled by the supervisor itself",
+    );
+    check(
+        own("worker_consumer", "celery.worker.consumer:Consumer"),
+        "worker_consumer",
+        "messages are consumed by the supervisor, which is no Python",
+    );
+    check(set("worker_agent"), "worker_agent", "there is no agent");
+    check(set("worker_timer"), "worker_timer", "timers are the supervisor's own");
+    check(set("worker_state_db"), "worker_state_db", "revoked tasks are kept in the store itself");
+    check(
+        manifest.flag("worker_direct") == Some(true),
+        "worker_direct",
+        "a worker has no queue of its own; give it one by -Q",
+    );
+    check(
+        manifest.flag("worker_disable_rate_limits") == Some(true),
+        "worker_disable_rate_limits",
+        "rate limits are kept",
+    );
+    check(
+        manifest.flag("worker_enable_remote_control") == Some(false),
+        "worker_enable_remote_control",
+        "remote control stays on",
+    );
+    check(
+        manifest.conf.get("broker_use_ssl").is_some_and(serde_json::Value::is_object),
+        "broker_use_ssl",
+        "use a rediss:// address",
+    );
+    check(!manifest.beat_schedule.is_empty(), "beat_schedule", "a worker schedules nothing; run beat beside it");
+    found
+}
