@@ -55,7 +55,7 @@ def load(options: dict[str, Any]) -> Worker:
         sys.path.insert(0, os.getcwd())
     for name, value in (options.get("environment") or {}).items():
         os.environ[name] = value
-    from celery import _state, signals
+    from celery import _state, platforms, signals
     from celery.app import trace
     from celery.app.utils import find_app
 
@@ -74,6 +74,8 @@ def load(options: dict[str, Any]) -> Worker:
     app.finalize()
     if options.get("describe"):
         return worker
+    # Refuses to run as root what decodes pickle, as there.
+    platforms.check_privileges(app.conf.accept_content)
     signals.worker_init.send(sender=worker)
     # Otherwise every `delay` in a task would subscribe to a result that nobody there may wait for.
     _state._set_task_join_will_block(True)

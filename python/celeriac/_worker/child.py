@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -354,7 +355,7 @@ def _initialize(child: Child, number: int) -> None:
         current = billiard_process.current_process()
         current._name = f"ForkPoolWorker-{number}"
         current.index = number - 1
-        current._daemonic = True
+        multiprocessing.current_process().name = current._name
     platforms.set_mp_process_title("celeryd", hostname=worker.hostname)
     _state._set_task_join_will_block(True)
     app.loader.init_worker_process()

@@ -1,0 +1,371 @@
+"""A Celery application as its users write them, which knows nothing of celeriac. The tests run it with Celery's worker and
+with celeriac's, and expect the same of both."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from celery import Celery, Task, chain, chord, group, signals
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.utils.log import get_task_logger
+
+URL = os.environ["INTEROP_REDIS"]
+app = Celery("pyapp", broker=URL, backend=os.environ.get("INTEROP_BACKEND", URL))
+app.conf.update(
+    accept_content=["json", "pickle", "msgpack", "yaml"],
+    result_extended=True,
+    broker_connection_retry_on_startup=True,
+    task_default_queue="pyapp",
+)
+logger = get_task_logger(__name__)
+
+
+def note(line):
+    with open(os.environ["INTEROP_NOTES"], "a") as notes:
+        notes.write(f"{line}\n")
+
+
+class Broken(Exception):
+    def __init__(self, what, number):
+        super().__init__(what, number)
+        self.what, self.number = what, number
+
+
+class Watched(Task):
+    """A class of one's own, with the hooks that Celery has."""
+
+    greeting = "hello"
+
+    def __call__(self, *args, **kwargs):
+        note(f"call {self.name}")
+        return super().__call__(*args, **kwargs)
+
+    def before_start(self, task_id, args, kwargs):
+        note(f"before_start {task_id}")
+
+    def on_success(self, retval, task_id, args, kwargs):
+        note(f"on_success {task_id} {retval}")
+
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        note(f"on_failure {task_id} {exc!r}")
+
+    def on_retry(self, exc, task_id, args, kwargs, einfo):
+        note(f"on_retry {task_id} {exc!r}")
+
+    def after_return(self, status, retval, task_id, args, kwargs, einfo):
+        note(f"after_return {task_id} {status}")
+
+
+@app.task
+def add(x, y):
+    return x + y
+
+
+@app.task
+def mul(x, y):
+    return x * y
+
+
+@app.task
+def xsum(numbers):
+    return sum(numbers)
+
+
+@app.task
+def echo(value):
+    return value
+
+
+@app.task
+def fail(message="boom"):
+    raise ValueError(message)
+
+
+@app.task
+def broken():
+    raise Broken("engine", 7)
+
+
+@app.task(bind=True)
+def who(self):
+    request = self.request
+    return {
+        "id": request.id, "task": self.name, "hostname": request.hostname, "retries": request.retries,
+        "root_id": request.root_id, "parent_id": request.parent_id, "group": request.group,
+        "delivery_info": request.delivery_info, "origin": request.origin, "correlation_id": request.correlation_id,
+        "args": request.args, "kwargs": request.kwargs, "called_directly": request.called_directly,
+        "is_eager": request.is_eager, "timelimit": request.timelimit, "headers": (request.headers or {}).get("x-tag"),
+        "pid": os.getpid(), "redelivered": request.delivery_info["redelivered"], "stamps": request.stamps,
+    }
+
+
+@app.task(bind=True, max_retries=3)
+def retry(self, times, countdown=0):
+    if self.request.retries < times:
+        raise self.retry(countdown=countdown, exc=RuntimeError(f"try {self.request.retries}"))
+    return self.request.retries
+
+
+@app.task(autoretry_for=(ConnectionError,), max_retries=2, retry_backoff=False, default_retry_delay=0)
+def autoretry():
+    note("autoretry")
+    raise ConnectionError("away")
+
+
+@app.task(base=Watched, bind=True)
+def watched(self, what):
+    if what == "fail":
+        raise KeyError(what)
+    if what == "retry" and not self.request.retries:
+        raise self.retry(countdown=0, exc=OSError("again"))
+    return f"{self.greeting} {what}"
+
+
+@app.task
+def ignore():
+    note("ignored")
+    raise Ignore
+
+
+@app.task(bind=True)
+def ignore_with_state(self):
+    self.update_state(state="CUSTOM", meta={"left": "behind"})
+    raise Ignore
+
+
+@app.task
+def reject():
+    note("rejected")
+    raise Reject("unwanted", requeue=False)
+
+
+@app.task(bind=True, acks_late=True)
+def reject_once(self):
+    if not self.request.delivery_info["redelivered"]:
+        note("rejected once")
+        raise Reject("later", requeue=True)
+    return "at last"
+
+
+@app.task(bind=True)
+def replace(self, x, y):
+    raise self.replace(add.s(x, y))
+
+
+@app.task(bind=True)
+def replace_with_chord(self, numbers):
+    raise self.replace(chord([add.s(n, 1) for n in numbers], xsum.s()))
+
+
+@app.task(bind=True)
+def add_to_chord(self, n):
+    self.add_to_chord(add.s(n, n))
+    return n
+
+
+@app.task(bind=True)
+def progress(self, gate):
+    self.update_state(state="PROGRESS", meta={"done": 1, "total": 2})
+    while not os.path.exists(gate):
+        time.sleep(0.02)
+    return "done"
+
+
+@app.task(track_started=True)
+def tracked(gate):
+    while not os.path.exists(gate):
+        time.sleep(0.02)
+    return os.getpid()
+
+
+@app.task(ignore_result=True)
+def forget(word):
+    note(word)
+    return word
+
+
+@app.task
+def slow(seconds, word):
+    note(f"begin {word}")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+    note(f"end {word}")
+    return word
+
+
+@app.task(acks_late=True)
+def slow_late(seconds, word):
+    return slow(seconds, word)
+
+
+@app.task(soft_time_limit=1)
+def soft():
+    try:
+        time.sleep(60)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+
+
+@app.task(soft_time_limit=1)
+def soft_uncaught():
+    time.sleep(60)
+
+
+@app.task(time_limit=1)
+def hard():
+    note(f"hard {os.getpid()}")
+    time.sleep(60)
+
+
+@app.task(time_limit=1)
+def loop_in_c():
+    note(f"loop {os.getpid()}")
+    return sum(range(10 ** 12))
+
+
+@app.task(time_limit=1)
+def with_grandchild():
+    process = subprocess.Popen(["sleep", "600"])
+    note(f"grandchild {process.pid}")
+    process.wait()
+
+
+@app.task
+def die(number=signal.SIGKILL):
+    note(f"die {os.getpid()}")
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+@app.task(acks_late=True)
+def die_late():
+    note("die late")
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+@app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def die_once(self):
+    if not self.request.delivery_info["redelivered"]:
+        note("died once")
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    return "survived"
+
+
+@app.task
+def leave():
+    sys.exit(3)
+
+
+@app.task
+def errback(task_id):
+    note(f"errback {task_id}")
+
+
+@app.task
+def errback_new(request, exc, traceback):
+    note(f"errback_new {request.id} {exc!r}")
+
+
+@app.task
+def callback(value, word):
+    note(f"callback {word} {value}")
+    return value
+
+
+@app.task(bind=True)
+def spawn(self, n):
+    return [add.delay(i, i).id for i in range(n)]
+
+
+@app.task
+def wait_inside():
+    try:
+        add.delay(1, 1).get(timeout=5)
+    except RuntimeError as why:
+        return str(why).split(".")[0]
+
+
+@app.task
+def talk():
+    print("printed by a task")
+    logger.info("logged by a task")
+    return "talked"
+
+
+@app.task(rate_limit="2/s")
+def limited(n):
+    return time.time()
+
+
+@app.task
+def big(size):
+    return "x" * size
+
+
+@app.task
+def unserializable():
+    return object()
+
+
+@signals.worker_init.connect
+def worker_init(sender=None, **_):
+    note(f"worker_init {sender.app.main} {bool(sender.hostname)}")
+
+
+@signals.worker_ready.connect
+def worker_ready(**_):
+    note("worker_ready")
+
+
+@signals.worker_process_init.connect
+def worker_process_init(**_):
+    note(f"worker_process_init {os.getpid()}")
+
+
+@signals.worker_process_shutdown.connect
+def worker_process_shutdown(pid=None, **_):
+    note(f"worker_process_shutdown {pid}")
+
+
+@signals.worker_shutdown.connect
+def worker_shutdown(**_):
+    note("worker_shutdown")
+
+
+@signals.task_prerun.connect
+def prerun(task_id=None, task=None, **_):
+    if task is watched:
+        note(f"prerun {task_id}")
+
+
+@signals.task_postrun.connect
+def postrun(task_id=None, task=None, state=None, **_):
+    if task is watched:
+        note(f"postrun {task_id} {state}")
+
+
+@signals.task_success.connect
+def success(sender=None, **_):
+    if sender is watched:
+        note("signal success")
+
+
+@signals.task_failure.connect
+def failure(sender=None, task_id=None, exception=None, **_):
+    note(f"signal failure {task_id} {type(exception).__name__}")
+
+
+@signals.task_retry.connect
+def retried(sender=None, reason=None, **_):
+    if sender is watched:
+        note("signal retry")
+
+
+@signals.task_revoked.connect
+def revoked(request=None, terminated=None, expired=None, **_):
+    note(f"signal revoked {request.id} {bool(terminated)} {bool(expired)}")
