@@ -256,6 +256,19 @@ def die_once(self):
     return "survived"
 
 
+@app.task(bind=True, retry_on_worker_lost=True, default_retry_delay=0)
+def die_and_retry(self):
+    if not self.request.retries:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    return self.request.retries
+
+
+@app.task(base=Watched, time_limit=1)
+def watched_hard():
+    time.sleep(60)
+
+
 @app.task
 def leave():
     sys.exit(3)
@@ -339,19 +352,19 @@ def worker_shutdown(**_):
 
 @signals.task_prerun.connect
 def prerun(task_id=None, task=None, **_):
-    if task is watched:
+    if task.name == "pyapp.watched":
         note(f"prerun {task_id}")
 
 
 @signals.task_postrun.connect
 def postrun(task_id=None, task=None, state=None, **_):
-    if task is watched:
+    if task.name == "pyapp.watched":
         note(f"postrun {task_id} {state}")
 
 
 @signals.task_success.connect
 def success(sender=None, **_):
-    if sender is watched:
+    if sender.name == "pyapp.watched":
         note("signal success")
 
 
@@ -362,7 +375,7 @@ def failure(sender=None, task_id=None, exception=None, **_):
 
 @signals.task_retry.connect
 def retried(sender=None, reason=None, **_):
-    if sender is watched:
+    if sender.name == "pyapp.watched":
         note("signal retry")
 
 

@@ -11,6 +11,7 @@ from celery import chain, chord, group
 from celery.exceptions import NotRegistered, Reject, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 
 from conftest import CELERIAC, CELERY, PATIENCE, open_place, until
+from test_events import Listener
 
 NODE = "app@interop"
 
@@ -372,7 +373,7 @@ def test_a_chain_fails_as_a_whole(app):
 
 def test_a_chord_fails_with_its_header(app):
     result = chord([app.tasks.add.s(1, 1), app.tasks.fail.s()], app.tasks.xsum.s())()
-    with pytest.raises(Exception, match="ValueError"):
+    with pytest.raises(Exception, match="boom"):
         result.get(timeout=PATIENCE)
 
 
@@ -427,6 +428,20 @@ def test_a_lost_child_in_a_chord(app):
 def test_a_lost_child_s_task_runs_again_where_that_is_wanted(app):
     assert app.get(app.tasks.die_once.s()) == "survived"
     assert app.place.notes().count("died once") == 1
+
+
+@pytest.mark.skipif(CELERY < (5, 7), reason="older ones cannot")
+def test_a_lost_child_s_task_is_retried_where_that_is_wanted(app):
+    assert app.get(app.tasks.die_and_retry.s()) == 1
+
+
+@pytest.mark.skipif(CELERY < (5, 7), reason="older ones do not call them")
+def test_hooks_of_a_hard_limit(app):
+    result = app.tasks.watched_hard.delay()
+    with pytest.raises(TimeLimitExceeded):
+        result.get(timeout=PATIENCE)
+    app.noted(f"after_return {result.id} FAILURE")
+    app.note_that(f"on_failure {result.id} TimeLimitExceeded")
 
 
 # Remote control.
@@ -508,37 +523,36 @@ def test_rate_limits(app):
     assert times[-1] - times[0] >= 1
 
 
-def test_events(app):
-    seen = []
+@pytest.fixture
+def heard(app):
+    listener = Listener(app.place)
     app.app.control.enable_events(destination=[NODE], reply=True)
-    with app.app.connection_for_read() as connection:
-        receiver = app.app.events.Receiver(connection, handlers={"*": seen.append})
-        consumer = receiver.itercapture(limit=None, timeout=None, wakeup=False)
-        next(consumer)
-        results = [app.tasks.add.delay(1, 1), app.tasks.fail.delay(), app.tasks.retry.delay(1)]
-        for result in results:
-            result.get(timeout=PATIENCE, propagate=False)
-
-        def of(result):
-            return [event["type"] for event in seen if event.get("uuid") == result.id]
-
-        deadline = time.monotonic() + PATIENCE
-        while not ("task-succeeded" in of(results[0]) and "task-failed" in of(results[1])
-                   and "task-succeeded" in of(results[2])):
-            assert time.monotonic() < deadline, seen
-            try:
-                receiver.capture(limit=1, timeout=0.5, wakeup=False)
-            except TimeoutError:
-                pass
+    until(lambda: any(event["hostname"] == NODE for event in listener.events), "the worker should be heard of")
+    yield listener
+    listener.stop()
+    app.app.set_current()
     app.app.control.disable_events(destination=[NODE], reply=True)
-    assert of(results[0]) == ["task-received", "task-started", "task-succeeded"]
-    assert of(results[1]) == ["task-received", "task-started", "task-failed"]
-    assert [kind for kind in of(results[2]) if kind != "task-received"] == [
-        "task-started", "task-retried", "task-started", "task-succeeded"]
-    succeeded = next(event for event in seen if event["type"] == "task-succeeded" and event["uuid"] == results[0].id)
-    assert succeeded["result"] == "2" and succeeded["runtime"] >= 0 and succeeded["hostname"] == NODE
-    failed = next(event for event in seen if event["type"] == "task-failed")
-    assert failed["exception"] == "ValueError('boom')" and 'raise ValueError(message)' in failed["traceback"]
+
+
+def test_events(app, heard):
+    succeeded, failed, retried = app.tasks.add.delay(1, 1), app.tasks.fail.delay(), app.tasks.retry.delay(1)
+    assert heard.until(succeeded.id, "task-succeeded") == ["task-received", "task-started", "task-succeeded"]
+    assert heard.until(failed.id, "task-failed") == ["task-received", "task-started", "task-failed"]
+    kinds = [kind for kind in heard.until(retried.id, "task-succeeded") if kind != "task-received"]
+    assert kinds == ["task-started", "task-retried", "task-started", "task-succeeded"]
+    event = heard.of(succeeded.id)[-1]
+    assert event["result"] == "2" and event["runtime"] >= 0 and event["hostname"] == NODE
+    event = heard.of(failed.id)[-1]
+    assert event["exception"] == "ValueError('boom')" and "raise ValueError(message)" in event["traceback"]
+
+
+def test_events_of_what_the_worker_ends(app, heard):
+    hard, lost = app.tasks.hard.delay(), app.tasks.die.delay()
+    heard.until(hard.id, "task-failed")
+    assert heard.of(hard.id)[-1]["exception"] == "TimeLimitExceeded(1.0,)" or "TimeLimitExceeded" in heard.of(
+        hard.id)[-1]["exception"]
+    heard.until(lost.id, "task-failed")
+    assert "signal 9 (SIGKILL)" in heard.of(lost.id)[-1]["exception"]
 
 
 # The worker itself.

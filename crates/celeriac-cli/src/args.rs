@@ -154,6 +154,9 @@ pub struct WorkerOptions {
     /// How Python tasks run: prefork.
     #[arg(short = 'P', long, value_name = "POOL")]
     pub pool: Option<String>,
+    /// Let the number of Python processes follow what there is to do.
+    #[arg(long, value_name = "MAX,MIN", value_parser = autoscale)]
+    pub autoscale: Option<Autoscale>,
     /// Replace a Python process that has run so many tasks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tasks_per_child: Option<u32>,
@@ -173,6 +176,27 @@ pub struct WorkerOptions {
     /// Register the tasks of `celeriac bench serve`.
     #[arg(long, hide = true)]
     pub bench_tasks: bool,
+}
+
+/// Between how many processes a pool may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Autoscale {
+    /// At least.
+    pub least: usize,
+    /// At most.
+    pub most: usize,
+}
+
+/// Reads `MAX,MIN` in either order, or MAX alone, as Celery does.
+fn autoscale(text: &str) -> Result<Autoscale, String> {
+    let numbers: Result<Vec<usize>, _> = text.split(',').map(|part| part.trim().parse::<usize>()).collect();
+    let wrong = || format!("{text:?} is not MAX,MIN with MAX from 1");
+    let found = match numbers.as_deref() {
+        Ok([most]) => Autoscale { least: 1, most: *most },
+        Ok([one, other]) => Autoscale { least: (*one).min(*other).max(1), most: (*one).max(*other) },
+        _ => return Err(wrong()),
+    };
+    if found.most == 0 { Err(wrong()) } else { Ok(found) }
 }
 
 /// `celeriac worker`.
@@ -237,8 +261,6 @@ impl Met {
 pub struct Refused {
     #[arg(short = 'B', long, hide = true)]
     beat: bool,
-    #[arg(long, hide = true)]
-    autoscale: Option<String>,
     #[arg(short = 'D', long, hide = true)]
     detach: bool,
     #[arg(long, hide = true, alias = "discard")]
@@ -267,7 +289,6 @@ impl Refused {
             (self.beat, "--beat", beat),
             (self.schedule_filename.is_some(), "--schedule-filename", beat),
             (self.scheduler.is_some(), "--scheduler", beat),
-            (self.autoscale.is_some(), "--autoscale", "use --concurrency"),
             (self.detach, "--detach", "let your service manager run it in the background"),
             (self.purge, "--purge", "use `celeriac purge QUEUE` first"),
             (self.uid.is_some(), "--uid", manager),

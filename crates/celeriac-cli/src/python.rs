@@ -96,6 +96,7 @@ pub(crate) fn node_name(given: &str) -> String {
 pub(crate) fn only_there(options: &WorkerOptions) -> Option<&'static str> {
     [
         (options.pool.is_some(), "--pool"),
+        (options.autoscale.is_some(), "--autoscale"),
         (options.max_tasks_per_child.is_some(), "--max-tasks-per-child"),
         (options.max_memory_per_child.is_some(), "--max-memory-per-child"),
         (options.logfile.is_some(), "--logfile"),

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::frame::{self, Channel, Frame};
+use crate::memory;
 use crate::zygote::{Fate, kill_group, send_signal};
 
 /// How long the zygote may take to say how a child ended.
@@ -35,6 +36,8 @@ pub(crate) struct Child {
     pub(crate) done: u32,
     /// Another is coming to take its place.
     pub(crate) replaced: bool,
+    /// How many the system had killed for want of memory when its task began.
+    starved: Option<u64>,
     out: Vec<u8>,
 }
 
@@ -91,7 +94,7 @@ impl Child {
                 Ok(None) | Err(_) => return Err(epitaph(&mut fate).await),
             }
         };
-        Ok(Self { number, pid, channel, fate, calls: 0, done: 0, replaced: false, out: Vec::new() })
+        Ok(Self { number, pid, channel, fate, calls: 0, done: 0, replaced: false, starved: None, out: Vec::new() })
     }
 
     /// Whether it is gone.
@@ -102,6 +105,7 @@ impl Child {
     /// Runs a task. Dropped before its end, the child is in the midst of something and must be killed.
     pub(crate) async fn run(&mut self, call: &ForeignCall, cx: &Context, mut aside: impl FnMut(Aside)) -> Ran {
         let number = self.next_call();
+        self.starved = self.starved.or_else(memory::killed_for_want);
         self.out.clear();
         frame::write(&mut self.out, frame::TASK, number, |out| write_task(out, call));
         if self.channel.send(&self.out).await.is_err() {
@@ -170,6 +174,7 @@ impl Child {
                     return match (told.stored.as_deref(), told.error) {
                         (_, Some(error)) => Err(error),
                         (Some("SUCCESS"), None) => Ok(Concluded::Succeeded),
+                        (Some("RETRY"), None) => Ok(Concluded::Retried),
                         _ => Ok(Concluded::Stored),
                     };
                 }
@@ -203,7 +208,10 @@ impl Child {
 
     /// How it was lost in the midst of a call, in Celery's words.
     async fn lost(&mut self, call: u32) -> String {
-        let why = epitaph(&mut self.fate).await;
+        let mut why = epitaph(&mut self.fate).await;
+        if why.starts_with("signal 9") && memory::killed_for_want() > self.starved {
+            why.push_str(", the system was out of memory");
+        }
         self.kill();
         format!("Worker exited prematurely: {why} Job: {call}.")
     }

@@ -24,6 +24,7 @@ mod error;
 mod find;
 mod frame;
 mod manifest;
+mod memory;
 mod pool;
 mod source;
 mod zygote;

@@ -127,6 +127,7 @@ fn task(name: &str, told: &Map<String, Value>) -> ForeignTask {
     task.acks_on_failure = flag("acks_on_failure").unwrap_or(true);
     task.acks_on_timeout = flag("acks_on_timeout").unwrap_or(true);
     task.reject_on_worker_lost = flag("reject_on_worker_lost").unwrap_or(false);
+    task.retry_on_worker_lost = flag("retry_on_worker_lost").unwrap_or(false);
     task
 }
 

@@ -15,12 +15,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use celeriac::Json;
 use celeriac::task::{Concluded, Context, Executor, ForeignCall, ForeignTask, Ran, Seat, Verdict};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::child::{Aside, Child};
 use crate::manifest::Manifest;
+use crate::memory;
 use crate::zygote::Zygote;
 
 /// A child that could not be had is asked for again after this, and then after twice as long, up to the longest.
@@ -28,12 +30,16 @@ const BIRTH_PAUSE: Duration = Duration::from_millis(100);
 const BIRTH_PAUSE_LONGEST: Duration = Duration::from_secs(10);
 /// How long a child that does nothing may take to go.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// A child that had nothing to do for so long may go, where the pool scales by itself: Celery's `AUTOSCALE_KEEPALIVE`.
+const SCALE_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// How a pool is to be.
 #[derive(Debug, Clone)]
 pub struct PoolOptions {
-    /// How many children.
+    /// How many children; with `autoscale` at the start.
     pub size: usize,
+    /// Let their number follow what there is to do, between the first and the second.
+    pub autoscale: Option<(usize, usize)>,
     /// A child that has run so many tasks is replaced.
     pub max_tasks_per_child: Option<u32>,
     /// A child that has more memory of its own is replaced, in KiB.
@@ -54,11 +60,17 @@ struct Inner {
     idle: Semaphore,
     closing: CancellationToken,
     births: TaskTracker,
+    /// Where children are looked after: not on the runtime of whoever calls, which may be one of remote control.
+    runtime: Handle,
 }
 
 #[derive(Debug, Default)]
 struct State {
     wanted: usize,
+    /// Between how many it may go by itself.
+    scale: Option<(usize, usize)>,
+    /// The fewest that were idle since somebody last looked.
+    spare: usize,
     /// Those that are there or coming.
     alive: usize,
     idle: Vec<Child>,
@@ -89,13 +101,15 @@ impl Pool {
         let inner = Arc::new(Inner {
             zygote,
             tasks: manifest.foreign_tasks(),
-            state: Mutex::new(State { wanted: options.size, ..State::default() }),
+            state: Mutex::new(State { wanted: options.size, scale: options.autoscale, ..State::default() }),
             options,
             idle: Semaphore::new(0),
             closing: CancellationToken::new(),
             births: TaskTracker::new(),
+            runtime: Handle::current(),
         });
         inner.fill();
+        inner.spawn(Arc::clone(&inner).shrink());
         Arc::new(Self { inner })
     }
 
@@ -105,7 +119,7 @@ impl Pool {
         inner.closing.cancel();
         let idle = std::mem::take(&mut inner.lock().idle);
         for child in idle {
-            inner.births.spawn(child.stop(STOP_PATIENCE));
+            inner.spawn(child.stop(STOP_PATIENCE));
         }
         inner.births.close();
         inner.births.wait().await;
@@ -119,13 +133,75 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.births.spawn_on(work, &self.runtime);
+    }
+
     /// Has as many children come as are missing.
     fn fill(self: &Arc<Self>) {
         let mut state = self.lock();
         while state.alive < state.wanted && !self.closing.is_cancelled() {
             state.alive += 1;
-            self.births.spawn(Arc::clone(self).birth());
+            self.spawn(Arc::clone(self).birth());
         }
+    }
+
+    /// One more, where all are busy and there may be more.
+    fn stretch(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.idle.is_empty()
+            && let Some((_, most)) = state.scale
+            && state.wanted < most
+        {
+            state.wanted += 1;
+            drop(state);
+            self.fill();
+        }
+    }
+
+    /// Lets those go, from time to time, that have had nothing to do since the last time.
+    async fn shrink(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(SCALE_KEEPALIVE) => {}
+                () = self.closing.cancelled() => return,
+            }
+            let size = {
+                let mut state = self.lock();
+                let spare = std::mem::replace(&mut state.spare, usize::MAX).min(state.idle.len());
+                state.spare = state.idle.len();
+                let Some((least, _)) = state.scale else { continue };
+                if spare == 0 || state.wanted <= least {
+                    continue;
+                }
+                state.wanted.saturating_sub(spare).max(least)
+            };
+            tracing::debug!(size, "the pool shrinks by itself");
+            self.resize(size);
+        }
+    }
+
+    fn resize(self: &Arc<Self>, size: usize) {
+        let spare = {
+            let mut state = self.lock();
+            state.wanted = size;
+            let mut spare = Vec::new();
+            while state.alive > state.wanted
+                && let Ok(permit) = self.idle.try_acquire()
+            {
+                permit.forget();
+                let Some(child) = state.idle.pop() else { break };
+                state.alive -= 1;
+                state.pids.remove(&child.number);
+                state.counts.retired += 1;
+                spare.push(child);
+            }
+            spare
+        };
+        for child in spare {
+            self.spawn(child.stop(STOP_PATIENCE));
+        }
+        self.fill();
     }
 
     async fn birth(self: Arc<Self>) {
@@ -177,7 +253,7 @@ impl Inner {
             state.counts.retired += 1;
             drop(state);
             // Neither has its end to be waited for.
-            self.births.spawn(child.stop(STOP_PATIENCE));
+            self.spawn(child.stop(STOP_PATIENCE));
             return;
         }
         state.idle.push(child);
@@ -210,7 +286,7 @@ impl Inner {
         match said {
             Aside::Modules(modules) => {
                 let inner = Arc::clone(self);
-                self.births.spawn(async move { inner.zygote.import(&modules).await });
+                self.spawn(async move { inner.zygote.import(&modules).await });
             }
         }
     }
@@ -228,11 +304,18 @@ impl Executor for Pool {
 
     async fn seat(&self) -> Box<dyn Seat> {
         loop {
+            self.inner.stretch();
             // It is never closed.
             if let Ok(permit) = self.inner.idle.acquire().await {
                 permit.forget();
             }
-            let Some(child) = self.inner.lock().idle.pop() else { continue };
+            let child = {
+                let mut state = self.inner.lock();
+                let child = state.idle.pop();
+                state.spare = state.spare.min(state.idle.len());
+                child
+            };
+            let Some(child) = child else { continue };
             if child.is_over() {
                 tracing::warn!(pid = child.pid, "a Python process that did nothing is gone");
                 self.inner.lose(&child);
@@ -243,26 +326,30 @@ impl Executor for Pool {
     }
 
     fn resize(&self, size: usize) {
-        let spare = {
+        let size = {
             let mut state = self.inner.lock();
-            state.wanted = size;
-            let mut spare = Vec::new();
-            while state.alive > state.wanted
-                && let Ok(permit) = self.inner.idle.try_acquire()
-            {
-                permit.forget();
-                let Some(child) = state.idle.pop() else { break };
-                state.alive -= 1;
-                state.pids.remove(&child.number);
-                state.counts.retired += 1;
-                spare.push(child);
+            match &mut state.scale {
+                // What remote control adds or takes is the room that there is to go in.
+                Some((least, most)) => {
+                    *most = size.max(1);
+                    *least = (*least).min(*most);
+                    state.wanted.min(size)
+                }
+                None => size,
             }
-            spare
         };
-        for child in spare {
-            self.inner.births.spawn(child.stop(STOP_PATIENCE));
-        }
-        self.inner.fill();
+        self.inner.resize(size);
+    }
+
+    fn autoscale(&self, least: usize, most: usize) -> bool {
+        let size = {
+            let mut state = self.inner.lock();
+            let Some(scale) = &mut state.scale else { return false };
+            *scale = (least, most);
+            state.wanted.clamp(least, most)
+        };
+        self.inner.resize(size);
+        true
     }
 
     fn figures(&self) -> Vec<(&'static str, Json)> {
@@ -313,6 +400,15 @@ impl Seat for Chair {
         }
         let ran = child.run(&call, &cx, |said| inner.aside(said)).await;
         self.busy = matches!(ran, Ran::Lost { .. });
+        if let Some(most) = inner.options.max_memory_per_child
+            && !self.busy
+        {
+            let child = self.child();
+            if let Some(found) = memory::resident_kib(child.pid).filter(|found| *found > most) {
+                tracing::info!(pid = child.pid, kib = found, most, "a Python process has grown too large, replaced");
+                inner.replace(child);
+            }
+        }
         ran
     }
 

@@ -226,11 +226,12 @@ class Child:
         backend, uuid = task.backend, request["id"]
         ignored = request.get("ignore_result")
         ignored = task.ignore_result if ignored is None else ignored
+        # As Celery's `Request.store_errors`.
+        store = not ignored or bool(task.store_errors_even_if_ignored)
         context = Context(request)
         kind = verdict["verdict"]
         if kind == "revoked":
-            backend.mark_as_revoked(uuid, verdict["text"], request=context, store_result=not ignored)
-            return "REVOKED"
+            return self._revoke(task, uuid, context, verdict["text"], store)
         if not ignored and _succeeded_before(backend, uuid):
             # It was lost between the result and what counts it.
             if context.chord:
@@ -241,22 +242,67 @@ class Child:
             "lost": lambda: WorkerLostError(verdict["text"]),
             "rejected": lambda: Reject(verdict["text"], requeue=False),
         }[kind]()
-        store = not ignored or self.app.conf.task_store_errors_even_if_ignored
+        if kind == "lost" and self._retry_lost(task, uuid, context, exception, store):
+            return "RETRY"
         backend.mark_as_failure(uuid, exception, request=context, store_result=store)
-        if kind != "rejected":
-            self._tell_failure(task, uuid, exception, args, kwargs)
+        self._tell_failure(task, uuid, context, exception, hooks=kind == "time_limit")
         return "FAILURE"
 
-    def _tell_failure(self, task: Any, uuid: str, exception: Exception, args: Any, kwargs: Any) -> None:
-        from billiard.einfo import ExceptionInfo
+    def _revoke(self, task: Any, uuid: str, context: Any, why: str, store: bool) -> str:
         from celery import signals
 
+        task.backend.mark_as_revoked(uuid, why, request=context, store_result=store)
+        terminated = why == "terminated"
+        signals.task_revoked.send(
+            sender=task,
+            request=context,
+            terminated=terminated,
+            signum=signal.SIGTERM if terminated else None,
+            expired=why == "expired",
+        )
+        return "REVOKED"
+
+    def _retry_lost(self, task: Any, uuid: str, context: Any, exception: Exception, store: bool) -> bool:
+        """As Celery's `Request._retry_worker_lost`."""
+        from celery import signals
+        from celery.exceptions import Retry
+
+        if not getattr(task, "retry_on_worker_lost", False):
+            return False
+        if task.max_retries is not None and context.retries >= task.max_retries:
+            return False
+        countdown = task.default_retry_delay
+        task.signature_from_request(context, countdown=countdown, retries=context.retries + 1).apply_async()
+        info = _info(exception)
+        if store:
+            task.backend.mark_as_retry(uuid, exception, info.traceback, request=context)
+        task.request_stack.push(context)
         try:
-            raise exception
+            task.on_retry(exception, uuid, context.args, context.kwargs, info)
+            reason = Retry(exc=exception, when=countdown)
+            signals.task_retry.send(sender=task, request=context, reason=reason, einfo=info)
+        finally:
+            task.request_stack.pop()
+        return True
+
+    def _tell_failure(self, task: Any, uuid: str, context: Any, exception: Exception, hooks: bool) -> None:
+        from celery import signals
+
+        info = _info(exception)
+        args, kwargs = context.args, context.kwargs
+        task.request_stack.push(context)
+        try:
+            if hooks:
+                task.on_failure(exception, uuid, args, kwargs, info)
+                task.after_return("FAILURE", exception, uuid, args, kwargs, None)
+            signals.task_failure.send(
+                sender=task, task_id=uuid, exception=exception, args=args, kwargs=kwargs, traceback=None, einfo=info
+            )
         except Exception:
-            info = ExceptionInfo()
-        signals.task_failure.send(sender=task, task_id=uuid, exception=exception, args=args, kwargs=kwargs,
-                                  traceback=None, einfo=info)  # fmt: skip
+            # The end is stored; a hook that fails changes nothing of it.
+            traceback.print_exc()
+        finally:
+            task.request_stack.pop()
 
     def capture_values(self) -> None:
         """Keeps what the running task returned, for its log: the tracer itself gives only its text."""
@@ -270,6 +316,15 @@ class Child:
             return done(backend, task_id, result, request, store_result, *args, **kwargs)
 
         backend.mark_as_done = mark_as_done
+
+
+def _info(exception: Exception) -> Any:
+    from billiard.einfo import ExceptionInfo
+
+    try:
+        raise exception
+    except Exception:
+        return ExceptionInfo()
 
 
 def _loads(head: bytes) -> dict[str, Any]:

@@ -41,6 +41,7 @@ pub(crate) async fn run(
         without_gossip,
         max_tasks_per_child,
         max_memory_per_child,
+        autoscale,
         ..
     } = args.options;
     if task_events && session.app.store().control.announcer().is_none() {
@@ -65,11 +66,15 @@ pub(crate) async fn run(
     if let (Some(name), None) = (&hostname, &python) {
         worker = worker.name(python::node_name(name));
     }
-    let concurrency = concurrency.map_or(app.config().worker_concurrency, |concurrency| concurrency as usize);
+    let concurrency = match autoscale {
+        Some(scale) => scale.most,
+        None => concurrency.map_or(app.config().worker_concurrency, |concurrency| concurrency as usize),
+    };
     worker = worker.concurrency(concurrency);
     let pool = python.as_ref().map(|python| {
         let options = PoolOptions {
-            size: concurrency,
+            size: autoscale.map_or(concurrency, |scale| scale.least),
+            autoscale: autoscale.map(|scale| (scale.least, scale.most)),
             max_tasks_per_child: max_tasks_per_child.or_else(|| python.setting("worker_max_tasks_per_child")),
             max_memory_per_child: max_memory_per_child
                 .or_else(|| python.setting("worker_max_memory_per_child")),

@@ -32,6 +32,12 @@ pub trait Executor: fmt::Debug + Send + Sync + 'static {
     /// The worker runs so many at once from now on.
     fn resize(&self, size: usize);
 
+    /// Lets its size follow what there is to do, between `least` and `most`; `false` when it cannot.
+    fn autoscale(&self, least: usize, most: usize) -> bool {
+        let _ = (least, most);
+        false
+    }
+
     /// How it stands, for `inspect stats`: what is told of the pool in place of the worker's own figures.
     fn figures(&self) -> Vec<(&'static str, Json)>;
 }
@@ -68,6 +74,8 @@ pub struct ForeignTask {
     pub acks_on_timeout: bool,
     /// Whether the message is given back when the process is lost in the midst of it, if it is acknowledged late.
     pub reject_on_worker_lost: bool,
+    /// Whether it is tried again when the process is lost, as often as it may be.
+    pub retry_on_worker_lost: bool,
 }
 
 impl ForeignTask {
@@ -80,6 +88,7 @@ impl ForeignTask {
             acks_on_failure: true,
             acks_on_timeout: true,
             reject_on_worker_lost: false,
+            retry_on_worker_lost: false,
         }
     }
 }
@@ -174,4 +183,6 @@ pub enum Concluded {
     Stored,
     /// The task had succeeded before it was lost, and that stays.
     Succeeded,
+    /// It was sent again.
+    Retried,
 }

@@ -270,7 +270,8 @@ impl End<'_> {
 
     async fn lost(self, why: String, took: Duration) {
         tracing::error!(task_id = %self.delivery.task_id, task = %self.task.name, %why, "the process of a task was lost");
-        if self.acks_late && self.task.reject_on_worker_lost {
+        let given_back = self.acks_late && self.task.reject_on_worker_lost;
+        if given_back && !self.task.retry_on_worker_lost {
             self.give_back(took).await;
         } else {
             self.conclude(Verdict::Lost(why), took).await;
@@ -346,6 +347,11 @@ async fn conclude(
         (Concluded::Succeeded, _) => {
             let told = EventKind::TaskSucceeded { uuid, result: String::new(), runtime: None };
             (State::Success, Count::Succeeded, told)
+        }
+        (Concluded::Retried, _) => {
+            let told = EventKind::TaskRetried { uuid, exception: exception.python_repr(), traceback: None };
+            let transaction = ending::stored(shared.ender(), delivery, message, None, Then::Ack);
+            return shared.settler.settle_telling(delivery, transaction, Count::Retried, took, Some(told)).await;
         }
         (Concluded::Stored, Verdict::Revoked(why)) => {
             let terminated = *why == "terminated";

@@ -85,7 +85,7 @@ async fn obey(shared: &Shared, method: &str, given: &Given) -> Result<Json, Refu
         "pool_shrink" => pool_shrink(shared, given),
         // Celery's words, where it has not been told to.
         "pool_restart" => Err(Refused("ValueError('Pool restarts not enabled')".to_owned())),
-        "autoscale" => Err(Refused("ValueError('Autoscale not enabled')".to_owned())),
+        "autoscale" => autoscale(shared, given),
         "rate_limit" => rate_limit(shared, given),
         "time_limit" => time_limit(shared, given),
         "enable_events" => {
@@ -235,6 +235,28 @@ fn pool_shrink(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     shared.changed.notify_one();
     tracing::info!(slots, "pool shrinks");
     Ok(ok("pool will shrink"))
+}
+
+fn autoscale(shared: &Shared, given: &Given) -> Result<Json, Refused> {
+    let disabled = || Refused("ValueError('Autoscale not enabled')".to_owned());
+    let executor = shared.executor.as_ref().ok_or_else(disabled)?;
+    let (most, least) = (given.count("max")?, given.optional("min").map_or(Ok(1), |_| given.count("min"))?);
+    if least > most || most > SLOTS_MAX {
+        return Err(Refused(format!("min: should be from 1 to max, and max to {SLOTS_MAX}")));
+    }
+    if !executor.autoscale(least, most) {
+        return Err(disabled());
+    }
+    let slots = shared.slots.size();
+    if most > slots {
+        shared.slots.grow(most - slots);
+    } else if most < slots {
+        shared.slots.shrink(slots - most);
+    }
+    shared.recall.recall();
+    shared.changed.notify_one();
+    tracing::info!(least, most, "autoscale changed");
+    Ok(ok(&format!("autoscale now max={most} min={least}")))
 }
 
 fn rate_limit(shared: &Shared, given: &Given) -> Result<Json, Refused> {
