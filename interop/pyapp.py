@@ -382,3 +382,37 @@ def retried(sender=None, reason=None, **_):
 @signals.task_revoked.connect
 def revoked(request=None, terminated=None, expired=None, **_):
     note(f"signal revoked {request.id} {bool(terminated)} {bool(expired)}")
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def die_always():
+    note("died again")
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+@app.task
+def deaf():
+    """Hears neither a polite signal nor the end of its supervisor's patience."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(f"deaf {os.getpid()}")
+    while True:
+        time.sleep(1)
+
+
+HOARD = []
+
+
+@app.task
+def hoard(megabytes):
+    HOARD.append(bytearray(os.urandom(1024)) * (megabytes * 1024))
+    return megabytes
+
+
+@app.task
+def imports():
+    """Whether a large module was there before this task imported it."""
+    known = "xml.dom.minidom" in sys.modules
+    import xml.dom.minidom  # noqa: F401
+
+    return known

@@ -214,6 +214,7 @@ impl Inner {
             let found = tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return,
+                () = self.zygote.gone() => return,
                 found = coming => found,
             };
             match found {
@@ -302,12 +303,14 @@ impl Executor for Pool {
         self.inner.tasks.get(name).cloned()
     }
 
-    async fn seat(&self) -> Box<dyn Seat> {
+    async fn seat(&self) -> Option<Box<dyn Seat>> {
         loop {
             self.inner.stretch();
-            // It is never closed.
-            if let Ok(permit) = self.inner.idle.acquire().await {
-                permit.forget();
+            tokio::select! {
+                biased;
+                () = self.inner.zygote.gone() => return None,
+                // It is never closed.
+                permit = self.inner.idle.acquire() => permit.ok()?.forget(),
             }
             let child = {
                 let mut state = self.inner.lock();
@@ -321,7 +324,7 @@ impl Executor for Pool {
                 self.inner.lose(&child);
                 continue;
             }
-            return Box::new(Chair { inner: Arc::clone(&self.inner), child: Some(child), busy: false });
+            return Some(Box::new(Chair { inner: Arc::clone(&self.inner), child: Some(child), busy: false }));
         }
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -25,6 +26,9 @@ use crate::error::{Error, Result};
 use crate::frame::{self, Channel, Frame, Reader};
 use crate::manifest::Manifest;
 use crate::source;
+
+/// How long it may take to go: what the application does at `worker_shutdown` is part of it.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the Python process is started.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -216,7 +220,11 @@ impl Zygote {
     pub async fn close(&self) {
         self.closing.cancel();
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
-        self.gone.cancelled().await;
+        if tokio::time::timeout(CLOSE_PATIENCE, self.gone()).await.is_err() {
+            tracing::warn!(pid = self.pid, "the Python zygote does not end by itself, killed");
+            send_signal(self.pid, Signal::KILL);
+            self.gone().await;
+        }
     }
 
     /// Has a child forked; its number, its end of the conversation, and its fate.

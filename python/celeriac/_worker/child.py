@@ -60,8 +60,9 @@ class Child:
             kind, call, payload = received
             if kind == wire.TASK:
                 end = self._run(payload)
-                self.channel.send(wire.END, call, end)
+                # Before the end, after which nobody listens until the next task.
                 self._learn()
+                self.channel.send(wire.END, call, end)
             elif kind == wire.CONCLUDE:
                 self.channel.send(wire.CONCLUDED, call, self._conclude(payload))
             elif kind == wire.STOP:

@@ -113,7 +113,11 @@ pub(crate) async fn run(
     let lost = std::sync::atomic::AtomicBool::new(false);
     let over = async {
         tokio::select! {
-            () = warm.cancelled() => {}
+            () = warm.cancelled() => {
+                if let Some(zygote) = &zygote {
+                    zygote.signal("worker_shutting_down").await;
+                }
+            }
             () = gone => {
                 lost.store(true, std::sync::atomic::Ordering::Relaxed);
                 tracing::error!("without Python nothing can run here");
@@ -125,6 +129,9 @@ pub(crate) async fn run(
         zygote.signal("worker_ready").await;
     }
     let ran = worker.cold_shutdown(shutdown.cold).run(over).await;
+    if let Some(zygote) = &zygote {
+        zygote.signal("worker_shutdown").await;
+    }
     if let Some(pool) = &pool {
         pool.close().await;
     }

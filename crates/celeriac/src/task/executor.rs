@@ -26,8 +26,9 @@ pub trait Executor: fmt::Debug + Send + Sync + 'static {
     /// A task by its name.
     fn task(&self, name: &str) -> Option<Arc<ForeignTask>>;
 
-    /// Waits for a free seat. Dropping the wait gives nothing away; dropping a seat gives it back.
-    async fn seat(&self) -> Box<dyn Seat>;
+    /// Waits for a free seat. Dropping the wait gives nothing away; dropping a seat gives it back. `None`: the runtime is
+    /// gone, and there will be none.
+    async fn seat(&self) -> Option<Box<dyn Seat>>;
 
     /// The worker runs so many at once from now on.
     fn resize(&self, size: usize);

@@ -95,7 +95,10 @@ pub(super) async fn run(
     // Before it begins: a task that is acknowledged early is lost from then on.
     let seat = tokio::select! {
         biased;
-        seat = executor.seat() => seat,
+        seat = executor.seat() => match seat {
+            Some(seat) => seat,
+            None => return not_begun(shared, delivery, message, CancelReason::Shutdown).await,
+        },
         reason = signal.stopped() => {
             return not_begun(shared, delivery, message, reason).await;
         }
@@ -156,7 +159,7 @@ async fn not_begun(shared: &Shared, delivery: &Delivery, message: &Message, reas
     match reason {
         CancelReason::LeaseLost => lose(shared, delivery),
         CancelReason::Revoked => {
-            conclude(shared, delivery, message, Verdict::Revoked("revoked"), None, None).await;
+            conclude(shared, delivery, message, Verdict::Revoked("revoked"), None, None, true).await;
         }
         _ => {
             let then = Then::Requeue { due: None, counted: false };
@@ -178,7 +181,7 @@ pub(super) fn start_conclusion(
     let shared = Arc::clone(shared);
     let runs = shared.runs.clone();
     runs.spawn(async move {
-        conclude(&shared, &delivery, &message, verdict, dead, None).await;
+        conclude(&shared, &delivery, &message, verdict, dead, None, !delivery.begun).await;
         drop(slot);
     });
 }
@@ -288,7 +291,7 @@ impl End<'_> {
     }
 
     async fn conclude(self, verdict: Verdict, took: Duration) {
-        conclude(self.shared, self.delivery, self.message, verdict, None, Some(took)).await;
+        conclude(self.shared, self.delivery, self.message, verdict, None, Some(took), self.acks_late).await;
     }
 
     async fn write(self, meta: Option<ResultMeta>, then: Then, count: Count, took: Duration, told: Option<EventKind>) {
@@ -312,7 +315,8 @@ fn meta(shared: &Shared, delivery: &Delivery, message: &Message, state: State, r
     }
 }
 
-/// Has an end stored by the runtime, as often as it takes while the lease is held, and settles the message.
+/// Has an end stored by the runtime, as often as it takes while the lease is held, and settles the message. Where the
+/// runtime is gone for good, a message that may is given back; another is found again when its lease has passed.
 async fn conclude(
     shared: &Shared,
     delivery: &Delivery,
@@ -320,12 +324,22 @@ async fn conclude(
     verdict: Verdict,
     dead: Option<String>,
     took: Option<Duration>,
+    may_go_back: bool,
 ) {
     let Some(executor) = &shared.executor else { return };
     let mut pause = CONCLUDE_PAUSE;
     let mut patience: Option<Instant> = None;
     let found = loop {
-        let seat = executor.seat().await;
+        let Some(seat) = executor.seat().await else {
+            if may_go_back {
+                let then = Then::Requeue { due: None, counted: false };
+                let transaction = Transaction::fenced(delivery.tag.clone(), then);
+                shared.settler.settle(delivery, transaction, Count::HandedBack, None).await;
+            } else {
+                shared.held.remove(&delivery.tag);
+            }
+            return;
+        };
         let why = match seat.conclude(call(delivery), verdict.clone()).await {
             Ok(found) => break found,
             Err(why) => why,

@@ -1,0 +1,223 @@
+"""What becomes of the tasks of a Python application when processes are killed: the worker, the one that forks, children."""
+
+import os
+import signal
+import time
+
+import pytest
+from celery import chord
+from celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+
+from conftest import PATIENCE, open_place, until
+from test_python_app import NODE, App, reachable_by
+
+pytestmark = pytest.mark.celeriac
+OTHER = "other@interop"
+# Leases that a test can wait for.
+SETTINGS = "visibility_timeout = 2\nworker_restore_interval = 0.5\nworker_revoke_grace = 0.5\n"
+
+
+@pytest.fixture
+def app(server, tmp_path_factory, request):
+    opened = open_place(server, tmp_path_factory, request, "kills")
+    place = next(opened)
+    place.reachable_by = reachable_by
+    (place.folder / "celeriac.toml").write_text(SETTINGS)
+    os.environ["INTEROP_NOTES"] = str(place.notes_file)
+    app = App(place, "celeriac")
+    app.app.set_current()
+    yield app
+    app.app.close()
+    next(opened, None)
+
+
+def lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pid, patience=PATIENCE):
+    return until(lambda: not lives(pid), f"{pid} still lives", patience)
+
+
+def stats(app, node=NODE):
+    return app.app.control.inspect(destination=[node], timeout=10).stats()[node]["pool"]
+
+
+def kill(worker):
+    """The supervisor alone: whatever it has started must see to its own end."""
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.process.wait(PATIENCE)
+
+
+def test_children_die_with_the_worker(app):
+    worker = app.start()
+    app.tasks.with_grandchild.apply_async(time_limit=600)
+    grandchild = int(app.note_that("grandchild"))
+    pool = stats(app)
+    pids = [*pool["processes"], pool["zygote"], grandchild]
+    assert all(map(lives, pids))
+    kill(worker)
+    for pid in pids:
+        gone(pid)
+
+
+def test_late_tasks_of_a_killed_worker_run_elsewhere(app):
+    worker = app.start()
+    result = app.tasks.slow_late.delay(3, "late")
+    app.noted("begin late")
+    kill(worker)
+    app.start(node=OTHER)
+    assert result.get(timeout=PATIENCE) == "late"
+    assert app.place.notes().count("begin late") == 2
+
+
+def test_early_tasks_of_a_killed_worker_fail_and_say_so(app):
+    worker = app.start()
+    result = app.tasks.slow.apply_async((600, "early"), link_error=app.tasks.errback.s())
+    part = chord([app.tasks.slow.s(600, "part"), app.tasks.add.s(1, 1)], app.tasks.xsum.s())()
+    app.noted("begin early")
+    app.noted("begin part")
+    kill(worker)
+    app.start(node=OTHER)
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=PATIENCE)
+    app.noted(f"errback {result.id}")
+    with pytest.raises(Exception, match="lost"):
+        part.get(timeout=PATIENCE)
+    assert app.place.notes().count("begin early") == 1
+
+
+def test_a_task_that_runs_long_runs_once(app):
+    app.start(concurrency=1)
+    app.start(node=OTHER, concurrency=1)
+    results = [app.tasks.slow_late.delay(8, f"long {n}") for n in range(2)]
+    assert [result.get(timeout=PATIENCE) for result in results] == ["long 0", "long 1"]
+    for n in range(2):
+        assert app.place.notes().count(f"begin long {n}") == 1
+
+
+def test_poison_is_bounded(app):
+    app.start()
+    result = app.app.signature("pyapp.die_always").delay()
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=PATIENCE)
+    assert app.place.notes().count("died again") == 3
+    ran = app.place.celeriac("dead", "list")
+    assert result.id in ran.stdout, ran
+
+
+@pytest.mark.parametrize("task", ["with_grandchild", "loop_in_c"])
+def test_a_hard_limit_takes_the_whole_group(app, task):
+    app.start()
+    result = app.app.signature(f"pyapp.{task}").delay()
+    pid = int(app.note_that("grandchild" if task == "with_grandchild" else "loop"))
+    with pytest.raises(TimeLimitExceeded):
+        result.get(timeout=PATIENCE)
+    gone(pid)
+
+
+def test_a_revoked_task_stops_with_all_that_it_has_started(app):
+    app.start()
+    result = app.tasks.with_grandchild.apply_async(time_limit=600)
+    grandchild = int(app.note_that("grandchild"))
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=PATIENCE)
+    gone(grandchild)
+
+
+def test_a_task_that_will_not_hear_is_killed(app):
+    app.start()
+    result = app.app.signature("pyapp.deaf").delay()
+    pid = int(app.note_that("deaf"))
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=PATIENCE)
+    gone(pid)
+
+
+def test_an_idle_child_that_is_killed_costs_nothing(app):
+    app.start(concurrency=2)
+    for _ in range(3):
+        for pid in stats(app)["processes"]:
+            os.kill(pid, signal.SIGKILL)
+        assert app.get(app.tasks.add.s(1, 1)) == 2
+    until(lambda: len(stats(app)["processes"]) == 2, "the pool is not full again")
+
+
+def test_without_the_zygote_the_worker_ends(app):
+    worker = app.start()
+    late = app.tasks.slow_late.delay(3, "orphan")
+    app.noted("begin orphan")
+    pool = stats(app)
+    os.kill(pool["zygote"], signal.SIGKILL)
+    assert worker.process.wait(PATIENCE) == 1
+    for pid in pool["processes"]:
+        gone(pid)
+    app.start(node=OTHER)
+    assert late.get(timeout=PATIENCE) == "orphan"
+
+
+def test_a_warm_shutdown_waits(app):
+    worker = app.start()
+    result = app.tasks.slow.delay(3, "last")
+    app.noted("begin last")
+    pool = stats(app)
+    worker.stop()
+    assert worker.process.returncode == 0
+    assert result.get(timeout=PATIENCE) == "last"
+    for pid in pool["processes"]:
+        assert f"worker_process_shutdown {pid}" in app.place.notes()
+        assert not lives(pid)
+    assert "worker_shutdown" in app.place.notes()
+
+
+def test_a_cold_shutdown_hands_back(app):
+    worker = app.start()
+    late = app.tasks.slow_late.delay(6, "handed back")
+    app.noted("begin handed back")
+    worker.process.send_signal(signal.SIGQUIT)
+    began = time.monotonic()
+    worker.process.wait(PATIENCE)
+    print(f"cold shutdown took {time.monotonic() - began:.2f} s")
+    app.start(node=OTHER)
+    assert late.get(timeout=PATIENCE) == "handed back"
+
+
+def test_children_are_replaced_by_count(app):
+    app.start("--max-tasks-per-child", "2", concurrency=1)
+    pids = [app.get(app.tasks.who.s())["pid"] for _ in range(6)]
+    assert len(set(pids)) == 3 and pids == sorted(pids, key=pids.index), pids
+    for pid in set(pids[:4]):
+        app.noted(f"worker_process_shutdown {pid}")
+
+
+def test_children_are_replaced_by_memory(app):
+    app.start("--max-memory-per-child", "150000", concurrency=1)
+    before = app.get(app.tasks.who.s())["pid"]
+    assert app.get(app.tasks.who.s())["pid"] == before
+    app.get(app.app.signature("pyapp.hoard", args=(200,)))
+    after = app.get(app.tasks.who.s())["pid"]
+    assert after != before
+    gone(before)
+
+
+def test_the_pool_follows_what_there_is_to_do(app):
+    app.start("--autoscale", "3,1")
+    assert len(stats(app)["processes"]) == 1
+    results = [app.tasks.slow.delay(3, f"scaled {n}") for n in range(3)]
+    for n in range(3):
+        app.noted(f"begin scaled {n}")
+    assert len(stats(app)["processes"]) == 3
+    for result in results:
+        result.get(timeout=PATIENCE)
+
+
+def test_what_tasks_import_is_shared_with_later_children(app):
+    app.start("--max-tasks-per-child", "1", concurrency=1)
+    assert app.get(app.app.signature("pyapp.imports")) is False, "the first one had to import it"
+    until(lambda: app.get(app.app.signature("pyapp.imports")) is True, "the zygote has not learned")
