@@ -113,7 +113,7 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
     let session = Session { app, output };
     match cli.command {
         Command::Serve(serve) => serve::run(session, &cli.global, &settings, serve).await,
-        Command::Worker(worker) => commands::worker::run(session, python, worker).await,
+        Command::Worker(worker) => commands::worker::run(session, python, &settings, worker).await,
         Command::Call(call) => commands::call::run(&session, call).await,
         Command::Result(result) => commands::result::run(&session, &result).await,
         Command::Events(events) => commands::events::run(&session, &events).await,

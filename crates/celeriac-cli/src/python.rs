@@ -118,6 +118,11 @@ impl Python {
         self.manifest.number(name).filter(|number| *number > 0).and_then(|number| T::try_from(number).ok())
     }
 
+    /// Whether children leave results to the worker, whose store is at `url`.
+    pub(crate) fn leaves_results(&self, url: &str) -> bool {
+        celeriac_python::leaves_results(&self.manifest, url)
+    }
+
     /// Has the children started.
     pub(crate) fn start_pool(&self, options: PoolOptions) -> Arc<Pool> {
         let zygote = self.zygote.clone().expect("a worker has imported the application");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use celeriac::Json;
-use celeriac::protocol::Exception;
+use celeriac::protocol::{Exception, ResultMeta};
 use celeriac::task::{CancelReason, Concluded, Context, Fault, ForeignCall, Ran, Verdict};
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -289,27 +289,22 @@ fn end(mut payload: Bytes) -> Result<Ran, String> {
     }
     let outcome = payload.get_u8();
     let took = Duration::try_from_secs_f64(payload.get_f64_le()).unwrap_or_default();
-    let fault = |payload: &[u8]| {
-        let told: ToldFault = serde_json::from_slice(payload).map_err(|why| why.to_string())?;
+    let fault = |mut payload: Bytes| {
+        let left = left(&mut payload)?;
+        let told: ToldFault = serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
         let args = told.args.iter().map(|arg| Json::from_value(arg).unwrap_or_default()).collect();
         let exception = Exception { exc_type: told.r#type, exc_message: args, exc_module: told.module };
-        Ok::<_, String>(Fault { exception, shown: told.shown, traceback: told.traceback })
+        Ok::<_, String>(Fault { exception, shown: told.shown, traceback: told.traceback, left })
     };
     Ok(match outcome {
         SUCCEEDED => {
-            if payload.len() < 4 {
-                return Err("the value of a task is cut off".to_owned());
-            }
-            let bytes = payload.get_u32_le() as usize;
-            if payload.len() < bytes {
-                return Err("the value of a task is cut off".to_owned());
-            }
-            let shown = String::from_utf8_lossy(&payload.split_to(bytes)).into_owned();
+            let left = left(&mut payload)?;
+            let shown = String::from_utf8_lossy(&part(&mut payload)?).into_owned();
             let value = std::str::from_utf8(&payload).ok().and_then(|text| Json::parse(text).ok());
-            Ran::Succeeded { value: value.unwrap_or_default(), shown, took }
+            Ran::Succeeded { value: value.unwrap_or_default(), shown, took, left }
         }
-        FAILED => Ran::Failed(fault(&payload)?),
-        RETRIED => Ran::Retried(fault(&payload)?),
+        FAILED => Ran::Failed(fault(payload)?),
+        RETRIED => Ran::Retried(fault(payload)?),
         IGNORED => Ran::Ignored,
         REJECTED => {
             let told: ToldRejection = serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
@@ -317,6 +312,25 @@ fn end(mut payload: Bytes) -> Result<Ran, String> {
         }
         other => return Err(format!("a task ended in outcome {other}, which is not known here")),
     })
+}
+
+/// A part with its length before it.
+fn part(payload: &mut Bytes) -> Result<Bytes, String> {
+    let cut_off = || "the end of a task is cut off".to_owned();
+    if payload.len() < 4 {
+        return Err(cut_off());
+    }
+    let bytes = payload.get_u32_le() as usize;
+    if payload.len() < bytes { Err(cut_off()) } else { Ok(payload.split_to(bytes)) }
+}
+
+/// The result that is left to the worker to store.
+fn left(payload: &mut Bytes) -> Result<Option<Box<ResultMeta>>, String> {
+    let part = part(payload)?;
+    if part.is_empty() {
+        return Ok(None);
+    }
+    ResultMeta::decode(&part).map(Box::new).map(Some).map_err(|why| format!("its result: {why}"))
 }
 
 #[cfg(test)]
@@ -332,15 +346,23 @@ mod tests {
 
     #[test]
     fn ends_are_read() {
-        let mut rest = length(3).to_vec();
+        let mut rest = length(0).to_vec();
+        rest.extend(length(3));
         rest.extend(b"'5'\"5\"");
         let value = Json::parse("\"5\"").unwrap();
         let took = Duration::from_millis(1500);
-        let succeeded = Ran::Succeeded { value, shown: "'5'".to_owned(), took };
+        let succeeded = Ran::Succeeded { value, shown: "'5'".to_owned(), took, left: None };
         assert_eq!(end(payload(SUCCEEDED, &rest)), Ok(succeeded));
         let fault = br#"{"type": "ValueError", "module": "builtins", "args": ["x"], "shown": "ValueError('x')", "traceback": "t"}"#;
-        let Ok(Ran::Failed(found)) = end(payload(FAILED, fault)) else { panic!("a failure") };
+        let failed = [&length(0)[..], fault].concat();
+        let Ok(Ran::Failed(found)) = end(payload(FAILED, &failed)) else { panic!("a failure") };
         assert_eq!(found.exception, Exception::builtin("ValueError", "x"));
+        let meta = br#"{"status": "SUCCESS", "result": 5, "traceback": null, "children": [], "task_id": "t"}"#;
+        let rest = [&length(meta.len())[..], meta, &length(1), b"5"].concat();
+        let Ok(Ran::Succeeded { left: Some(left), .. }) = end(payload(SUCCEEDED, &rest)) else {
+            panic!("a result that is left")
+        };
+        assert_eq!((left.task_id.as_str(), left.result.as_str()), ("t", "5"));
         assert_eq!(end(payload(IGNORED, b"")), Ok(Ran::Ignored));
         let rejected = Ran::Rejected { requeue: true, reason: "no".to_owned() };
         assert_eq!(end(payload(REJECTED, br#"{"requeue": true, "reason": "no"}"#)), Ok(rejected));

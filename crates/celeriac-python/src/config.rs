@@ -30,6 +30,31 @@ pub fn from_app(manifest: &Manifest) -> FromApp {
     }
 }
 
+/// Whether the application's results are to be in the store at `url`, in the very form that celeriac writes.
+#[must_use]
+pub fn leaves_results(manifest: &Manifest, url: &str) -> bool {
+    let backend = manifest.result_backend.as_deref().and_then(place);
+    manifest.leaves_results && backend.is_some() && backend == place(url)
+}
+
+/// Where a plain Redis is: credentials, host, port and database; `None` where that takes more to say.
+fn place(url: &str) -> Option<(String, String, u16, u32)> {
+    let rest = url.strip_prefix("redis://")?;
+    if rest.contains('?') {
+        return None;
+    }
+    let (credentials, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
+    let (place, db) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (place, 6379),
+    };
+    let host = if host.is_empty() { "localhost" } else { host };
+    let db = db.trim_matches('/');
+    let db = if db.is_empty() { 0 } else { db.parse().ok()? };
+    Some((credentials.to_owned(), host.to_owned(), port, db))
+}
+
 /// As Celery, a warm shutdown waits for what runs as long as it takes; a second signal does not.
 const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -118,4 +143,20 @@ fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
     );
     check(!manifest.beat_schedule.is_empty(), "beat_schedule", "a worker schedules nothing; run beat beside it");
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_redis_is_known_by_its_place() {
+        let same = |one: &str, other: &str| place(one).is_some() && place(one) == place(other);
+        assert!(same("redis://", "redis://localhost:6379/0"));
+        assert!(same("redis://h/", "redis://h:6379//"));
+        assert!(!same("redis://h/1", "redis://h/2"));
+        assert!(!same("redis://u:p@h", "redis://h"));
+        assert!(!same("redis://h?ssl=1", "redis://h?ssl=1"), "more is said there than is known here");
+        assert!(!same("db+sqlite:///x", "db+sqlite:///x"));
+    }
 }

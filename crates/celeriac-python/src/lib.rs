@@ -29,7 +29,7 @@ mod pool;
 mod source;
 mod zygote;
 
-pub use config::{FromApp, from_app, overlay};
+pub use config::{FromApp, from_app, leaves_results, overlay};
 pub use error::{Error, Result};
 pub use find::interpreter;
 pub use manifest::Manifest;

@@ -27,6 +27,9 @@ pub struct Manifest {
     pub result_backend: Option<String>,
     /// The same without secrets.
     pub result_backend_shown: String,
+    /// Whether its results can be stored by somebody else: a plain Redis backend with JSON.
+    #[serde(default)]
+    pub leaves_results: bool,
     /// Options of the broker.
     #[serde(default)]
     pub broker_transport_options: Map<String, Value>,

@@ -44,6 +44,9 @@ pub struct PoolOptions {
     pub max_tasks_per_child: Option<u32>,
     /// A child that has more memory of its own is replaced, in KiB.
     pub max_memory_per_child: Option<u64>,
+    /// Children leave results to the worker, which stores each together with the acknowledgement: only where the
+    /// application's result backend is the worker's store.
+    pub leaves_results: bool,
 }
 
 /// The children.
@@ -208,7 +211,7 @@ impl Inner {
         let mut pause = BIRTH_PAUSE;
         loop {
             let coming = async {
-                let (number, channel, fate) = self.zygote.fork().await.map_err(|error| error.to_string())?;
+                let (number, channel, fate) = self.zygote.fork(self.options.leaves_results).await.map_err(|error| error.to_string())?;
                 Child::ready(number, channel, fate).await
             };
             let found = tokio::select! {

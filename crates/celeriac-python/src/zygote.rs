@@ -228,14 +228,13 @@ impl Zygote {
     }
 
     /// Has a child forked; its number, its end of the conversation, and its fate.
-    pub(crate) async fn fork(&self) -> std::io::Result<(u32, Channel, watch::Receiver<Fate>)> {
+    pub(crate) async fn fork(&self, leaves_results: bool) -> std::io::Result<(u32, Channel, watch::Receiver<Fate>)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, fate) = watch::channel(Fate::Coming);
         self.lock().insert(number, sender);
-        let mut bytes = Vec::new();
-        frame::write(&mut bytes, frame::FORK, number, |_| {});
+        let bytes = frame::json(frame::FORK, number, &serde_json::json!({ "leaves_results": leaves_results }));
         if let Err(error) = self.send(&bytes, Some(&theirs.into())).await {
             self.lock().remove(&number);
             return Err(error);

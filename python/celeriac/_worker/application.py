@@ -116,6 +116,7 @@ def manifest(worker: Worker) -> dict[str, Any]:
         "result_backend": _result_backend(app),
         "result_backend_shown": _shown_backend(app),
         "broker_transport_options": _plain(dict(conf.broker_transport_options or {})),
+        "leaves_results": _leaves_results(app),
         "queues": list(app.amqp.queues.consume_from),
         "routes": _routes(conf),
         "conf": {name: _plain(conf.get(name)) for name in _SETTINGS},
@@ -141,6 +142,24 @@ def _shown_backend(app: Any) -> str:
         return str(app.backend.as_uri())
     except Exception as why:  # a backend of one's own may not know
         return f"{app.conf.result_backend} ({why})"
+
+
+def _leaves_results(app: Any) -> bool:
+    """Whether results can be stored by the supervisor: a plain Redis backend, whose results are JSON as they stand."""
+    from celery.backends.redis import RedisBackend
+
+    conf = app.conf
+    plain = not any(
+        (
+            conf.get("result_compression"),
+            conf.get("result_failure_expires"),
+            conf.get("result_backend_transport_options"),
+            conf.get("broker_transport_options", {}).get("global_keyprefix"),
+            conf.get("worker_deduplicate_successful_tasks"),
+            not conf.get("enable_utc"),
+        )
+    )
+    return plain and type(app.backend) is RedisBackend and app.backend.serializer == "json"
 
 
 def _routes(conf: Any) -> list[dict[str, Any]]:

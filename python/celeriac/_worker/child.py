@@ -3,12 +3,15 @@
 An END has an outcome and the seconds that the run took, and then:
 
 =========  ==========================================================================================================
-SUCCEEDED  ``length: u32`` and the value as Python prints it, then the value as JSON, or nothing where it cannot be shown
-FAILED     JSON: ``type``, ``module``, ``args``, ``shown``, ``traceback``
+SUCCEEDED  ``length: u32`` and the result, ``length: u32`` and the value as Python prints it, then the value as JSON
+FAILED     ``length: u32`` and the result, JSON: ``type``, ``module``, ``args``, ``shown``, ``traceback``
 RETRIED    the same
 IGNORED    nothing
 REJECTED   JSON: ``requeue``, ``reason``
 =========  ==========================================================================================================
+
+The result is Celery's meta as JSON where it is left to the supervisor to store, and else empty; the value is empty where
+the result has it or where it cannot be shown.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ _TASK = struct.Struct("<IH")
 _SHOWN_BYTES_MAX = 64 * 1024
 #: Tasks after which modules are no longer looked for.
 _LEARNING_TASKS = 3
+#: Results beyond this go their own way.
+_LEFT_BYTES_MAX = 1 << 20
+_NOTHING = b"\0\0\0\0"
 
 
 class Child:
@@ -46,6 +52,10 @@ class Child:
         self.channel = wire.Channel(sock)
         #: The id of the task that runs; a soft limit that comes when none does means one that is over.
         self.running: str | None = None
+        #: The result of the running task that is left to the supervisor.
+        self._left = b""
+        #: Tasks that nobody watches in this process, by name: nobody misses their results before the supervisor has them.
+        self._unwatched: dict[str, bool] = {}
         self._value: Any = None
         self._has_value = False
         self._done = 0
@@ -86,6 +96,7 @@ class Child:
         request, body, content_type, content_encoding = self._request(payload)
         name, uuid = request["task"], request["id"]
         self._has_value = False
+        self._left = b""
         self.running = uuid
         try:
             failed, value, runtime = trace.fast_trace_task(name, uuid, request, body, content_type, content_encoding)
@@ -153,9 +164,12 @@ class Child:
         text = shown.encode("utf-8", "backslashreplace")
         value = b""
         if self._has_value:
-            value = _encoded(self._value)
+            if not self._left:
+                value = _encoded(self._value)
             self._value, self._has_value = None, False
-        return _END.pack(SUCCEEDED, runtime) + _LENGTH.pack(len(text)) + text + value
+        left = self._left
+        return b"".join((_END.pack(SUCCEEDED, runtime), _LENGTH.pack(len(left)), left,
+                         _LENGTH.pack(len(text)), text, value))  # fmt: skip
 
     def _failed(self, info: Any, runtime: float, name: str) -> bytes:
         from celery.exceptions import Ignore, Reject, Retry
@@ -172,7 +186,9 @@ class Child:
         if isinstance(exception, Retry):
             outcome, shown = RETRIED, safe_repr(exception.exc)
             exception = exception.exc if isinstance(exception.exc, BaseException) else exception
-        return _END.pack(outcome, runtime) + self._fault(exception, shown, info.traceback)
+        left = self._left if outcome == FAILED else b""
+        fault = self._fault(exception, shown, info.traceback)
+        return b"".join((_END.pack(outcome, runtime), _LENGTH.pack(len(left)), left, fault))
 
     def _fault(self, exception: BaseException, shown: str, trace: str | None) -> bytes:
         try:
@@ -195,7 +211,7 @@ class Child:
         request = dict(request, args=(), kwargs={})
         backend.mark_as_failure(request["id"], why, traceback=text, request=Context(request),
                                 store_result=not request.get("ignore_result"))  # fmt: skip
-        return _END.pack(FAILED, 0.0) + self._fault(why, safe_repr(why), text)
+        return _END.pack(FAILED, 0.0) + _NOTHING + self._fault(why, safe_repr(why), text)
 
     def _conclude(self, payload: bytes) -> bytes:
         (length,) = _LENGTH.unpack_from(payload)
@@ -319,6 +335,50 @@ class Child:
         backend.mark_as_done = mark_as_done
 
 
+    def leave_results(self) -> None:
+        """Leaves ends to the supervisor where nobody in this process can tell: it stores each with the acknowledgement
+        of its message in one step, and not at all when the lease is lost."""
+        backend = type(self.app.backend)
+        store = backend._store_result
+
+        def _store_result(backend: Any, task_id: str, result: Any, state: str, traceback: Any = None,
+                          request: Any = None, **kwargs: Any) -> Any:  # fmt: skip
+            if task_id == self.running and self._may_leave(state, request):
+                meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+                meta["task_id"] = task_id
+                left = backend.encode(meta)
+                left = left.encode() if isinstance(left, str) else left
+                if len(left) <= _LEFT_BYTES_MAX:
+                    self._left = left
+                    return result
+            return store(backend, task_id, result, state, traceback=traceback, request=request, **kwargs)
+
+        backend._store_result = _store_result
+
+    def _may_leave(self, state: str, request: Any) -> bool:
+        if request is None or request.chord:
+            return False
+        if state == "SUCCESS":
+            pass
+        elif state != "FAILURE" or request.errbacks:
+            return False
+        name = request.task
+        unwatched = self._unwatched.get(name)
+        if unwatched is None:
+            unwatched = self._unwatched[name] = _unwatched(self.app.tasks[name])
+        return unwatched
+
+
+def _unwatched(task: Any) -> bool:
+    from celery import Task, signals
+
+    hooks = ("on_success", "on_failure", "after_return")
+    if any(getattr(type(task), hook) is not getattr(Task, hook) for hook in hooks):
+        return False
+    watched = (signals.task_success, signals.task_failure, signals.task_postrun)
+    return not any(signal.receivers for signal in watched)
+
+
 def _info(exception: Exception) -> Any:
     from billiard.einfo import ExceptionInfo
 
@@ -361,7 +421,7 @@ def _succeeded_before(backend: Any, uuid: str) -> bool:
         return False
 
 
-def run(worker: Worker, sock: socket.socket, number: int, parent: int) -> None:
+def run(worker: Worker, sock: socket.socket, number: int, parent: int, *, leaves_results: bool) -> None:
     """The life of a child, from the fork on; never returns."""
     code = 1
     try:
@@ -369,6 +429,8 @@ def run(worker: Worker, sock: socket.socket, number: int, parent: int) -> None:
         system.die_with_parent(parent)
         child = Child(worker, sock)
         _initialize(child, number)
+        if leaves_results:
+            child.leave_results()
         code = child.serve()
         _farewell(worker, code)
     except SystemExit as why:

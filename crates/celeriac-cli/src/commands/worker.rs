@@ -11,11 +11,13 @@ use celeriac_python::PoolOptions;
 use crate::args::{Worker, WorkerOptions};
 use crate::output::{Exit, Problem};
 use crate::python::{self, Python};
+use crate::settings::Settings;
 use crate::{Session, signals};
 
 pub(crate) async fn run(
     session: Session,
     python: Option<Python>,
+    settings: &Settings,
     args: Worker,
 ) -> Result<Exit, Problem> {
     if let Some((option, why)) = args.refused.given() {
@@ -78,6 +80,8 @@ pub(crate) async fn run(
             max_tasks_per_child: max_tasks_per_child.or_else(|| python.setting("worker_max_tasks_per_child")),
             max_memory_per_child: max_memory_per_child
                 .or_else(|| python.setting("worker_max_memory_per_child")),
+            leaves_results: python.leaves_results(&settings.broker)
+                && settings.result_backend.as_deref().is_none_or(|url| python.leaves_results(url)),
         };
         python.start_pool(options)
     });

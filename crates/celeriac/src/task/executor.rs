@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::{Context, TaskOptions};
 use crate::id::QueueName;
-use crate::protocol::{Exception, Json, RawMessage};
+use crate::protocol::{Exception, Json, RawMessage, ResultMeta};
 
 /// A runtime with tasks of its own.
 ///
@@ -105,7 +105,8 @@ pub struct ForeignCall {
     pub deliveries: u32,
 }
 
-/// How a run ended. All but a loss and a rejection is stored, and what follows is sent.
+/// How a run ended. What follows is sent, and the result is stored but where it is left to the worker; of a loss and a
+/// rejection nothing is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ran {
     /// With a value.
@@ -116,6 +117,8 @@ pub enum Ran {
         shown: String,
         /// How long it took there.
         took: Duration,
+        /// The result, where the worker is to store it.
+        left: Option<Box<ResultMeta>>,
     },
     /// With an error.
     Failed(Fault),
@@ -146,6 +149,8 @@ pub struct Fault {
     pub shown: String,
     /// For people.
     pub traceback: Option<String>,
+    /// The result, where the worker is to store it.
+    pub left: Option<Box<ResultMeta>>,
 }
 
 /// An end that only the worker has seen.

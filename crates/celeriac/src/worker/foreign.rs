@@ -235,14 +235,20 @@ impl End<'_> {
     async fn over(self, ran: Ran, took: Duration) {
         let uuid = self.delivery.task_id.to_string();
         match ran {
-            Ran::Succeeded { value, shown, took } => {
-                let meta = self.meta(State::Success, value);
+            Ran::Succeeded { value, shown, took, left } => {
+                let is_left = left.is_some();
+                let meta = left.map_or_else(|| self.meta(State::Success, value), |left| *left);
                 let runtime = Some(took.as_secs_f64());
                 let told = EventKind::TaskSucceeded { uuid, result: shown, runtime };
-                self.write(Some(meta), Then::Ack, Count::Succeeded, took, Some(told)).await;
+                self.write_end(meta, is_left, Count::Succeeded, took, told).await;
             }
-            Ran::Failed(Fault { exception, shown, traceback }) => {
-                let meta = ResultMeta { traceback: traceback.clone(), ..self.meta(State::Failure, exception.encode()) };
+            Ran::Failed(Fault { exception, shown, traceback, left }) => {
+                let is_left = left.is_some();
+                let told_here = || ResultMeta {
+                    traceback: traceback.clone(),
+                    ..self.meta(State::Failure, exception.encode())
+                };
+                let meta = left.map_or_else(told_here, |left| *left);
                 let traceback = Some(traceback.unwrap_or_default());
                 let told = EventKind::TaskFailed { uuid, exception: shown, traceback };
                 if self.acks_late && !self.task.acks_on_failure {
@@ -250,7 +256,7 @@ impl End<'_> {
                     let rejected = || EventKind::TaskRejected { uuid, requeue: false };
                     self.shared.announcer.task(|| self.shared.app.clock().now(), rejected);
                 }
-                self.write(Some(meta), Then::Ack, Count::Failed, took, Some(told)).await;
+                self.write_end(meta, is_left, Count::Failed, took, told).await;
             }
             Ran::Retried(Fault { shown, traceback, .. }) => {
                 let told = EventKind::TaskRetried { uuid, exception: shown, traceback };
@@ -292,6 +298,17 @@ impl End<'_> {
 
     async fn conclude(self, verdict: Verdict, took: Duration) {
         conclude(self.shared, self.delivery, self.message, verdict, None, Some(took), self.acks_late).await;
+    }
+
+    /// Writes an end, with the result where that is left to do: then both are one step, under the lease.
+    async fn write_end(self, meta: ResultMeta, is_left: bool, count: Count, took: Duration, told: EventKind) {
+        let by = self.shared.ender();
+        let mut transaction = ending::stored(by, self.delivery, self.message, Some(&meta), Then::Ack);
+        if is_left {
+            transaction.record.results.push(meta);
+        }
+        drop(self.slot);
+        self.shared.settler.settle_telling(self.delivery, transaction, count, Some(took), Some(told)).await;
     }
 
     async fn write(self, meta: Option<ResultMeta>, then: Then, count: Count, took: Duration, told: Option<EventKind>) {
