@@ -48,6 +48,7 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "celeriac: asserts what only celeriac does")
+    config.addinivalue_line("markers", "signals: watches signals of Celery's")
 
 
 def free_port():

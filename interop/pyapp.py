@@ -350,38 +350,36 @@ def worker_shutdown(**_):
     note("worker_shutdown")
 
 
-@signals.task_prerun.connect
-def prerun(task_id=None, task=None, **_):
-    if task.name == "pyapp.watched":
-        note(f"prerun {task_id}")
+# Without these an application leaves more to celeriac.
+if "INTEROP_PLAIN" not in os.environ:
 
+    @signals.task_prerun.connect
+    def prerun(task_id=None, task=None, **_):
+        if task.name == "pyapp.watched":
+            note(f"prerun {task_id}")
 
-@signals.task_postrun.connect
-def postrun(task_id=None, task=None, state=None, **_):
-    if task.name == "pyapp.watched":
-        note(f"postrun {task_id} {state}")
+    @signals.task_postrun.connect
+    def postrun(task_id=None, task=None, state=None, **_):
+        if task.name == "pyapp.watched":
+            note(f"postrun {task_id} {state}")
 
+    @signals.task_success.connect
+    def success(sender=None, **_):
+        if sender.name == "pyapp.watched":
+            note("signal success")
 
-@signals.task_success.connect
-def success(sender=None, **_):
-    if sender.name == "pyapp.watched":
-        note("signal success")
+    @signals.task_failure.connect
+    def failure(sender=None, task_id=None, exception=None, **_):
+        note(f"signal failure {task_id} {type(exception).__name__}")
 
+    @signals.task_retry.connect
+    def retried(sender=None, reason=None, **_):
+        if sender.name == "pyapp.watched":
+            note("signal retry")
 
-@signals.task_failure.connect
-def failure(sender=None, task_id=None, exception=None, **_):
-    note(f"signal failure {task_id} {type(exception).__name__}")
-
-
-@signals.task_retry.connect
-def retried(sender=None, reason=None, **_):
-    if sender.name == "pyapp.watched":
-        note("signal retry")
-
-
-@signals.task_revoked.connect
-def revoked(request=None, terminated=None, expired=None, **_):
-    note(f"signal revoked {request.id} {bool(terminated)} {bool(expired)}")
+    @signals.task_revoked.connect
+    def revoked(request=None, terminated=None, expired=None, **_):
+        note(f"signal revoked {request.id} {bool(terminated)} {bool(expired)}")
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)

@@ -151,7 +151,7 @@ pub struct WorkerOptions {
     /// The file that the Python application logs to; %n, %h, %i … as Celery has them.
     #[arg(short = 'f', long, value_name = "FILE")]
     pub logfile: Option<String>,
-    /// How Python tasks run: prefork.
+    /// How Python tasks run: prefork (a process each), asyncio (`async def` tasks, many on the loop of one process), threads.
     #[arg(short = 'P', long, value_name = "POOL")]
     pub pool: Option<String>,
     /// Let the number of Python processes follow what there is to do.
@@ -241,7 +241,8 @@ impl Met {
     #[must_use]
     pub fn given(&self) -> Vec<(&'static str, &'static str)> {
         let prefetch = "a worker never holds more than it has free slots for";
-        let heartbeat = "whether a worker lives is told from a thread of its own, which costs next to nothing";
+        let heartbeat =
+            "whether a worker lives is told from a thread of its own, which costs next to nothing";
         [
             (self.prefetch_multiplier.is_some(), "--prefetch-multiplier", prefetch),
             (self.disable_prefetch, "--disable-prefetch", prefetch),

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use celeriac::task::Executor;
 use celeriac::{Celeriac, Config, Worker};
-use celeriac_python::{Error, FromApp, Manifest, Pool, PoolOptions, StartOptions, Zygote};
+use celeriac_python::{Crowd, Error, FromApp, Manifest, Pool, PoolOptions, StartOptions, Zygote};
 
 use crate::args::{Command, Global, WorkerOptions};
 use crate::output::{Exit, Problem};
@@ -18,10 +19,38 @@ pub(crate) struct Python {
     /// The node name of its worker.
     pub(crate) hostname: String,
     loglevel: Option<String>,
+    /// The kind of pool.
+    kind: String,
+}
+
+/// The children, in one of their forms.
+pub(crate) enum Children {
+    /// One task each.
+    Pool(Arc<Pool>),
+    /// Many tasks in one.
+    Crowd(Arc<Crowd>),
+}
+
+impl Children {
+    /// What the worker runs them by.
+    pub(crate) fn executor(&self) -> Arc<dyn Executor> {
+        match self {
+            Self::Pool(pool) => Arc::clone(pool) as Arc<dyn Executor>,
+            Self::Crowd(crowd) => Arc::clone(crowd) as Arc<dyn Executor>,
+        }
+    }
+
+    /// Lets them go, which do nothing any more.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Pool(pool) => pool.close().await,
+            Self::Crowd(crowd) => crowd.close().await,
+        }
+    }
 }
 
 /// The pools there are.
-const POOLS: &[&str] = &["prefork"];
+const POOLS: &[&str] = &["prefork", "asyncio", "threads"];
 
 /// Imports the application, where one is named.
 pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Python>, Problem> {
@@ -40,9 +69,11 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
     let interpreter = celeriac_python::interpreter(global.python.as_deref())
         .map_err(|error| Problem::usage(error).hint("name one by --python"))?;
     let hostname = node_name(worker.and_then(|worker| worker.hostname.as_deref()).unwrap_or("celeriac@%h"));
-    let mut options = StartOptions { app: app.clone(), hostname: hostname.clone(), ..StartOptions::default() };
+    let mut options =
+        StartOptions { app: app.clone(), hostname: hostname.clone(), ..StartOptions::default() };
     options.workdir.clone_from(&global.workdir);
-    options.pool = "prefork".to_owned();
+    let pool = worker.and_then(|worker| worker.pool.clone()).unwrap_or_else(|| POOLS[0].to_owned());
+    options.pool.clone_from(&pool);
     // As `celery -b` and `--result-backend` have it: what tasks send goes where they are consumed from.
     let broker = global.broker.clone().or_else(|| variable("CELERIAC_BROKER_URL"));
     let backend = global.result_backend.clone().or_else(|| variable("CELERIAC_RESULT_BACKEND"));
@@ -61,12 +92,14 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
     }
     tracing::info!(python = %interpreter.display(), app, "importing the Python application");
     let loaded = match worker {
-        Some(_) => Zygote::start(&interpreter, &options).await.map(|(zygote, manifest)| (Some(zygote), manifest)),
+        Some(_) => {
+            Zygote::start(&interpreter, &options).await.map(|(zygote, manifest)| (Some(zygote), manifest))
+        }
         None => celeriac_python::describe(&interpreter, &options).await.map(|manifest| (None, manifest)),
     };
     let (zygote, manifest) = loaded.map_err(problem)?;
     let loglevel = worker.and_then(|worker| worker.loglevel.clone());
-    Ok(Some(Python { manifest, zygote, hostname, loglevel }))
+    Ok(Some(Python { manifest, zygote, hostname, loglevel, kind: pool }))
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -124,9 +157,14 @@ impl Python {
     }
 
     /// Has the children started.
-    pub(crate) fn start_pool(&self, options: PoolOptions) -> Arc<Pool> {
+    pub(crate) fn start_children(&self, options: PoolOptions) -> Children {
         let zygote = self.zygote.clone().expect("a worker has imported the application");
-        Pool::start(zygote, &self.manifest, options)
+        let (manifest, leaves) = (&self.manifest, options.leaves_results);
+        match self.kind.as_str() {
+            "threads" => Children::Crowd(Crowd::start(zygote, manifest, "threads", options.size, leaves)),
+            "asyncio" => Children::Crowd(Crowd::start(zygote, manifest, "asyncio", options.size, leaves)),
+            _ => Children::Pool(Pool::start(zygote, manifest, options)),
+        }
     }
 
     /// What a user of Celery looks for at the start.
@@ -135,7 +173,7 @@ impl Python {
         let events = if events { "ON" } else { "OFF (enable -E to monitor tasks in this worker)" };
         let mut text = format!(
             "\n {name} celeriac {version} (celery {celery}, python {python})\n\n[config]\n.> app:         {application}\n\
-             .> transport:   {url}\n.> results:     {results}\n.> concurrency: {concurrency} (prefork)\n\
+             .> transport:   {url}\n.> results:     {results}\n.> concurrency: {concurrency} ({kind})\n\
              .> task events: {events}\n\n[queues]\n",
             name = worker.node_name(),
             version = env!("CARGO_PKG_VERSION"),
@@ -144,6 +182,7 @@ impl Python {
             application = manifest.app,
             url = app.url(),
             results = manifest.result_backend_shown,
+            kind = self.kind,
         );
         for queue in worker.queue_names() {
             let _ = writeln!(text, ".> {queue:<16} exchange={queue}(direct) key={queue}");

@@ -23,6 +23,7 @@ const FAILED: u8 = 1;
 const RETRIED: u8 = 2;
 const IGNORED: u8 = 3;
 const REJECTED: u8 = 4;
+const BROKEN: u8 = 5;
 
 /// A child that is ready.
 #[derive(Debug)]
@@ -68,6 +69,11 @@ struct ToldRejection {
 }
 
 #[derive(Debug, Deserialize)]
+struct ToldLoss {
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
 struct ToldConclusion {
     stored: Option<String>,
     error: Option<String>,
@@ -94,7 +100,17 @@ impl Child {
                 Ok(None) | Err(_) => return Err(epitaph(&mut fate).await),
             }
         };
-        Ok(Self { number, pid, channel, fate, calls: 0, done: 0, replaced: false, starved: None, out: Vec::new() })
+        Ok(Self {
+            number,
+            pid,
+            channel,
+            fate,
+            calls: 0,
+            done: 0,
+            replaced: false,
+            starved: None,
+            out: Vec::new(),
+        })
     }
 
     /// Whether it is gone.
@@ -103,13 +119,18 @@ impl Child {
     }
 
     /// Runs a task. Dropped before its end, the child is in the midst of something and must be killed.
-    pub(crate) async fn run(&mut self, call: &ForeignCall, cx: &Context, mut aside: impl FnMut(Aside)) -> Ran {
+    pub(crate) async fn run(
+        &mut self,
+        call: &ForeignCall,
+        cx: &Context,
+        mut aside: impl FnMut(Aside),
+    ) -> Ran {
         let number = self.next_call();
         self.starved = self.starved.or_else(memory::killed_for_want);
         self.out.clear();
         frame::write(&mut self.out, frame::TASK, number, |out| write_task(out, call));
         if self.channel.send(&self.out).await.is_err() {
-            return Ran::Lost { why: self.lost(number).await };
+            return Ran::Lost { why: self.lost_call(number).await };
         }
         // A large message is not kept for the sake of the next.
         self.out.shrink_to(1 << 16);
@@ -123,7 +144,7 @@ impl Child {
                         return end(payload).unwrap_or_else(|why| Ran::Lost { why });
                     }
                     Ok(Some(found)) => hear(&found, &mut aside),
-                    Ok(None) | Err(_) => return Ran::Lost { why: self.lost(number).await },
+                    Ok(None) | Err(_) => return Ran::Lost { why: self.lost_call(number).await },
                 },
                 cancelled = cx.cancelled(), if !asked => {
                     asked = true;
@@ -149,39 +170,31 @@ impl Child {
         mut aside: impl FnMut(Aside),
     ) -> Result<Concluded, String> {
         let number = self.next_call();
-        let verdict = match verdict {
-            Verdict::TimeLimit(seconds) => serde_json::json!({ "verdict": "time_limit", "seconds": seconds }),
-            Verdict::Lost(text) => serde_json::json!({ "verdict": "lost", "text": text }),
-            Verdict::Rejected(text) => serde_json::json!({ "verdict": "rejected", "text": text }),
-            Verdict::Revoked(text) => serde_json::json!({ "verdict": "revoked", "text": text }),
-            _ => return Err("this verdict is not known to Python".to_owned()),
-        };
-        let verdict = verdict.to_string();
+        let verdict = self::verdict(verdict)?;
         self.out.clear();
-        frame::write(&mut self.out, frame::CONCLUDE, number, |out| {
-            out.extend(length(verdict.len()));
-            out.extend(verdict.as_bytes());
-            write_task(out, call);
-        });
+        frame::write(&mut self.out, frame::CONCLUDE, number, |out| write_conclusion(out, &verdict, call));
         if self.channel.send(&self.out).await.is_err() {
-            return Err(self.lost(number).await);
+            return Err(self.lost_call(number).await);
         }
         loop {
             match self.channel.receive().await {
                 Ok(Some(Frame { kind: frame::CONCLUDED, call, payload })) if call == number => {
-                    let told: ToldConclusion =
-                        serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
-                    return match (told.stored.as_deref(), told.error) {
-                        (_, Some(error)) => Err(error),
-                        (Some("SUCCESS"), None) => Ok(Concluded::Succeeded),
-                        (Some("RETRY"), None) => Ok(Concluded::Retried),
-                        _ => Ok(Concluded::Stored),
-                    };
+                    return concluded(&payload);
                 }
                 Ok(Some(found)) => hear(&found, &mut aside),
-                Ok(None) | Err(_) => return Err(self.lost(number).await),
+                Ok(None) | Err(_) => return Err(self.lost_call(number).await),
             }
         }
+    }
+
+    /// Sends what [`frame::write`] has written.
+    pub(crate) async fn send(&mut self, frames: &[u8]) -> std::io::Result<()> {
+        self.channel.send(frames).await
+    }
+
+    /// Waits for the next frame; `None` when it is gone.
+    pub(crate) async fn receive(&mut self) -> std::io::Result<Option<Frame>> {
+        self.channel.receive().await
     }
 
     /// Tells it to go, now that it does nothing, and waits until it has gone; killed when it takes longer than `patience`.
@@ -206,13 +219,19 @@ impl Child {
         self.calls
     }
 
-    /// How it was lost in the midst of a call, in Celery's words.
-    async fn lost(&mut self, call: u32) -> String {
+    /// How it was lost.
+    pub(crate) async fn lost(&mut self) -> String {
         let mut why = epitaph(&mut self.fate).await;
         if why.starts_with("signal 9") && memory::killed_for_want() > self.starved {
             why.push_str(", the system was out of memory");
         }
         self.kill();
+        why
+    }
+
+    /// How it was lost in the midst of a call, in Celery's words.
+    async fn lost_call(&mut self, call: u32) -> String {
+        let why = self.lost().await;
         format!("Worker exited prematurely: {why} Job: {call}.")
     }
 }
@@ -253,14 +272,48 @@ fn signal_name(number: i32) -> String {
         (12, "SIGUSR2"),
         (15, "SIGTERM"),
     ];
-    known.iter().find(|(known, _)| *known == number).map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
+    known
+        .iter()
+        .find(|(known, _)| *known == number)
+        .map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
 }
 
 fn length(bytes: usize) -> [u8; 4] {
     u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-fn write_task(out: &mut Vec<u8>, call: &ForeignCall) {
+/// A verdict as Python reads it.
+pub(crate) fn verdict(verdict: &Verdict) -> Result<String, String> {
+    let told = match verdict {
+        Verdict::TimeLimit(seconds) => serde_json::json!({ "verdict": "time_limit", "seconds": seconds }),
+        Verdict::Lost(text) => serde_json::json!({ "verdict": "lost", "text": text }),
+        Verdict::Rejected(text) => serde_json::json!({ "verdict": "rejected", "text": text }),
+        Verdict::Revoked(text) => serde_json::json!({ "verdict": "revoked", "text": text }),
+        _ => return Err("this verdict is not known to Python".to_owned()),
+    };
+    Ok(told.to_string())
+}
+
+/// The payload of a CONCLUDE.
+pub(crate) fn write_conclusion(out: &mut Vec<u8>, verdict: &str, call: &ForeignCall) {
+    out.extend(length(verdict.len()));
+    out.extend(verdict.as_bytes());
+    write_task(out, call);
+}
+
+/// Reads the payload of a CONCLUDED.
+pub(crate) fn concluded(payload: &[u8]) -> Result<Concluded, String> {
+    let told: ToldConclusion = serde_json::from_slice(payload).map_err(|why| why.to_string())?;
+    match (told.stored.as_deref(), told.error) {
+        (_, Some(error)) => Err(error),
+        (Some("SUCCESS"), None) => Ok(Concluded::Succeeded),
+        (Some("RETRY"), None) => Ok(Concluded::Retried),
+        _ => Ok(Concluded::Stored),
+    }
+}
+
+/// The payload of a TASK.
+pub(crate) fn write_task(out: &mut Vec<u8>, call: &ForeignCall) {
     let queue = call.queue.as_str().as_bytes();
     let head = call.message.head.as_bytes();
     out.extend(call.deliveries.to_le_bytes());
@@ -283,7 +336,7 @@ fn hear(found: &Frame, aside: &mut impl FnMut(Aside)) {
 }
 
 /// Reads the payload of an END.
-fn end(mut payload: Bytes) -> Result<Ran, String> {
+pub(crate) fn end(mut payload: Bytes) -> Result<Ran, String> {
     if payload.len() < 9 {
         return Err("the end of a task is cut off".to_owned());
     }
@@ -309,6 +362,10 @@ fn end(mut payload: Bytes) -> Result<Ran, String> {
         REJECTED => {
             let told: ToldRejection = serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
             Ran::Rejected { requeue: told.requeue, reason: told.reason }
+        }
+        BROKEN => {
+            let told: ToldLoss = serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
+            Ran::Lost { why: told.why }
         }
         other => return Err(format!("a task ended in outcome {other}, which is not known here")),
     })
@@ -357,7 +414,8 @@ mod tests {
         let failed = [&length(0)[..], fault].concat();
         let Ok(Ran::Failed(found)) = end(payload(FAILED, &failed)) else { panic!("a failure") };
         assert_eq!(found.exception, Exception::builtin("ValueError", "x"));
-        let meta = br#"{"status": "SUCCESS", "result": 5, "traceback": null, "children": [], "task_id": "t"}"#;
+        let meta =
+            br#"{"status": "SUCCESS", "result": 5, "traceback": null, "children": [], "task_id": "t"}"#;
         let rest = [&length(meta.len())[..], meta, &length(1), b"5"].concat();
         let Ok(Ran::Succeeded { left: Some(left), .. }) = end(payload(SUCCEEDED, &rest)) else {
             panic!("a result that is left")
@@ -370,7 +428,13 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_is_an_error() {
-        for wrong in [Bytes::new(), payload(SUCCEEDED, b"\x01"), payload(SUCCEEDED, &length(9)), payload(FAILED, b"{"), payload(9, b"")] {
+        for wrong in [
+            Bytes::new(),
+            payload(SUCCEEDED, b"\x01"),
+            payload(SUCCEEDED, &length(9)),
+            payload(FAILED, b"{"),
+            payload(9, b""),
+        ] {
             assert!(end(wrong.clone()).is_err(), "{wrong:?}");
         }
     }

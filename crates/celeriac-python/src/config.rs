@@ -141,7 +141,11 @@ fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
         "broker_use_ssl",
         "use a rediss:// address",
     );
-    check(!manifest.beat_schedule.is_empty(), "beat_schedule", "a worker schedules nothing; run beat beside it");
+    check(
+        !manifest.beat_schedule.is_empty(),
+        "beat_schedule",
+        "a worker schedules nothing; run beat beside it",
+    );
     found
 }
 

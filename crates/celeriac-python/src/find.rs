@@ -21,9 +21,8 @@ fn find(
 ) -> Result<PathBuf> {
     let path = environment("PATH").unwrap_or_default();
     if let Some(named) = named {
-        return lookup(named, &path).ok_or_else(|| {
-            Error::NoInterpreter(format!("--python {} is not a program", named.display()))
-        });
+        return lookup(named, &path)
+            .ok_or_else(|| Error::NoInterpreter(format!("--python {} is not a program", named.display())));
     }
     if let Some(chosen) = environment("CELERIAC_PYTHON").filter(|chosen| !chosen.as_os_str().is_empty()) {
         return lookup(&chosen, &path).ok_or_else(|| {
@@ -31,9 +30,9 @@ fn find(
         });
     }
     // Only in an environment of its own: the `python3` beside a program in /usr/bin is the system's.
-    let beside = program.and_then(Path::parent).filter(|folder| {
-        folder.parent().is_some_and(|environment| environment.join("pyvenv.cfg").is_file())
-    });
+    let beside = program
+        .and_then(Path::parent)
+        .filter(|folder| folder.parent().is_some_and(|environment| environment.join("pyvenv.cfg").is_file()));
     let active = environment("VIRTUAL_ENV").map(|environment| environment.join("bin"));
     for folder in beside.map(Path::to_owned).into_iter().chain(active) {
         for name in ["python3", "python"] {
@@ -87,9 +86,13 @@ mod tests {
         let chosen = program(&at("chosen/pypy"));
         let celeriac = at("wheel/bin/celeriac");
         let environment = |names: &'static [&'static str]| {
-            let values = [("PATH", at("usr")), ("VIRTUAL_ENV", at("active")), ("CELERIAC_PYTHON", at("chosen/pypy"))];
+            let values =
+                [("PATH", at("usr")), ("VIRTUAL_ENV", at("active")), ("CELERIAC_PYTHON", at("chosen/pypy"))];
             move |name: &str| {
-                values.iter().find(|(known, _)| *known == name && names.contains(known)).map(|(_, value)| value.clone())
+                values
+                    .iter()
+                    .find(|(known, _)| *known == name && names.contains(known))
+                    .map(|(_, value)| value.clone())
             }
         };
         let found = |named: Option<&Path>, names| find(named, Some(&celeriac), environment(names)).unwrap();

@@ -21,6 +21,7 @@ pub(crate) const FAILED: u8 = 13;
 pub(crate) const WARNING: u8 = 14;
 pub(crate) const TASK: u8 = 20;
 pub(crate) const CONCLUDE: u8 = 21;
+pub(crate) const CANCEL: u8 = 22;
 pub(crate) const STOP: u8 = 23;
 pub(crate) const HELLO: u8 = 30;
 pub(crate) const END: u8 = 31;
@@ -152,7 +153,8 @@ mod tests {
                     found.push(frame);
                 }
             }
-            let kinds: Vec<_> = found.iter().map(|frame| (frame.kind, frame.call, frame.payload.len())).collect();
+            let kinds: Vec<_> =
+                found.iter().map(|frame| (frame.kind, frame.call, frame.payload.len())).collect();
             assert_eq!(kinds, [(TASK, 7, 5), (STOP, u32::MAX, 0), (END, 0, 100_000)], "in steps of {step}");
             assert_eq!(&*found[0].payload, b"first");
             assert!(reader.buffer.is_empty());

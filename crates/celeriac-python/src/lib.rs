@@ -20,6 +20,7 @@
 
 mod child;
 mod config;
+mod crowd;
 mod error;
 mod find;
 mod frame;
@@ -30,6 +31,7 @@ mod source;
 mod zygote;
 
 pub use config::{FromApp, from_app, leaves_results, overlay};
+pub use crowd::Crowd;
 pub use error::{Error, Result};
 pub use find::interpreter;
 pub use manifest::Manifest;

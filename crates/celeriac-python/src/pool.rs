@@ -23,13 +23,13 @@ use tokio_util::task::TaskTracker;
 use crate::child::{Aside, Child};
 use crate::manifest::Manifest;
 use crate::memory;
-use crate::zygote::Zygote;
+use crate::zygote::{ChildOptions, Zygote};
 
 /// A child that could not be had is asked for again after this, and then after twice as long, up to the longest.
-const BIRTH_PAUSE: Duration = Duration::from_millis(100);
-const BIRTH_PAUSE_LONGEST: Duration = Duration::from_secs(10);
+pub(crate) const BIRTH_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const BIRTH_PAUSE_LONGEST: Duration = Duration::from_secs(10);
 /// How long a child that does nothing may take to go.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// A child that had nothing to do for so long may go, where the pool scales by itself: Celery's `AUTOSCALE_KEEPALIVE`.
 const SCALE_KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -208,10 +208,12 @@ impl Inner {
     }
 
     async fn birth(self: Arc<Self>) {
+        let prefork = ChildOptions { leaves_results: self.options.leaves_results, pool: "prefork" };
         let mut pause = BIRTH_PAUSE;
         loop {
             let coming = async {
-                let (number, channel, fate) = self.zygote.fork(self.options.leaves_results).await.map_err(|error| error.to_string())?;
+                let (number, channel, fate) =
+                    self.zygote.fork(&prefork).await.map_err(|error| error.to_string())?;
                 Child::ready(number, channel, fate).await
             };
             let found = tokio::select! {
@@ -371,7 +373,9 @@ impl Executor for Pool {
             ("zygote", json(self.inner.zygote.pid().into())),
             (
                 "children",
-                json(serde_json::json!({ "started": started, "lost": lost, "killed": killed, "retired": retired })),
+                json(
+                    serde_json::json!({ "started": started, "lost": lost, "killed": killed, "retired": retired }),
+                ),
             ),
         ]
     }
@@ -411,7 +415,12 @@ impl Seat for Chair {
         {
             let child = self.child();
             if let Some(found) = memory::resident_kib(child.pid).filter(|found| *found > most) {
-                tracing::info!(pid = child.pid, kib = found, most, "a Python process has grown too large, replaced");
+                tracing::info!(
+                    pid = child.pid,
+                    kib = found,
+                    most,
+                    "a Python process has grown too large, replaced"
+                );
                 inner.replace(child);
             }
         }

@@ -15,6 +15,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "celeriac/_worker/__init__.py",
     "celeriac/_worker/application.py",
     "celeriac/_worker/child.py",
+    "celeriac/_worker/crowd.py",
     "celeriac/_worker/system.py",
     "celeriac/_worker/wire.py",
     "celeriac/_worker/zygote.py",

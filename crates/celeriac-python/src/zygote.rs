@@ -59,6 +59,15 @@ pub struct StartOptions {
     pub describe: bool,
 }
 
+/// How a child is to be.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ChildOptions {
+    /// It leaves results to the worker.
+    pub(crate) leaves_results: bool,
+    /// `prefork`, `threads` or `asyncio`.
+    pub(crate) pool: &'static str,
+}
+
 /// What is known of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -228,13 +237,16 @@ impl Zygote {
     }
 
     /// Has a child forked; its number, its end of the conversation, and its fate.
-    pub(crate) async fn fork(&self, leaves_results: bool) -> std::io::Result<(u32, Channel, watch::Receiver<Fate>)> {
+    pub(crate) async fn fork(
+        &self,
+        options: &ChildOptions,
+    ) -> std::io::Result<(u32, Channel, watch::Receiver<Fate>)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, fate) = watch::channel(Fate::Coming);
         self.lock().insert(number, sender);
-        let bytes = frame::json(frame::FORK, number, &serde_json::json!({ "leaves_results": leaves_results }));
+        let bytes = frame::json(frame::FORK, number, options);
         if let Err(error) = self.send(&bytes, Some(&theirs.into())).await {
             self.lock().remove(&number);
             return Err(error);

@@ -8,6 +8,7 @@ FAILED     ``length: u32`` and the result, JSON: ``type``, ``module``, ``args``,
 RETRIED    the same
 IGNORED    nothing
 REJECTED   JSON: ``requeue``, ``reason``
+BROKEN     JSON: ``why``; the task is lost, and not the process
 =========  ==========================================================================================================
 
 The result is Celery's meta as JSON where it is left to the supervisor to store, and else empty; the value is empty where
@@ -24,13 +25,14 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import traceback
 from typing import Any
 
 from . import system, wire
 from .application import Worker
 
-SUCCEEDED, FAILED, RETRIED, IGNORED, REJECTED = range(5)
+SUCCEEDED, FAILED, RETRIED, IGNORED, REJECTED, BROKEN = range(6)
 _END = struct.Struct("<Bd")
 _LENGTH = struct.Struct("<I")
 _TASK = struct.Struct("<IH")
@@ -43,6 +45,26 @@ _LEFT_BYTES_MAX = 1 << 20
 _NOTHING = b"\0\0\0\0"
 
 
+class Call(threading.local):
+    """What runs in a thread."""
+
+    #: The id of the task; a soft limit that comes when none runs means one that is over.
+    running: str | None = None
+    #: Its result, where that is left to the supervisor.
+    left = b""
+    value: Any = None
+    has_value = False
+
+    def begin(self, uuid: str) -> None:
+        """Notes that a task begins."""
+        self.clear()
+        self.running = uuid
+
+    def clear(self) -> None:
+        """Forgets what was returned."""
+        self.left, self.value, self.has_value = b"", None, False
+
+
 class Child:
     """The process."""
 
@@ -50,14 +72,10 @@ class Child:
         self.worker = worker
         self.app = worker.app
         self.channel = wire.Channel(sock)
-        #: The id of the task that runs; a soft limit that comes when none does means one that is over.
-        self.running: str | None = None
-        #: The result of the running task that is left to the supervisor.
-        self._left = b""
+        #: What runs in this thread.
+        self.call = Call()
         #: Tasks that nobody watches in this process, by name: nobody misses their results before the supervisor has them.
         self._unwatched: dict[str, bool] = {}
-        self._value: Any = None
-        self._has_value = False
         self._done = 0
         self._modules: set[str] = set()
 
@@ -68,16 +86,20 @@ class Child:
         code = 0
         while (received := self.channel.receive()) is not None:
             kind, call, payload = received
-            if kind == wire.TASK:
-                end = self._run(payload)
-                # Before the end, after which nobody listens until the next task.
-                self._learn()
-                self.channel.send(wire.END, call, end)
-            elif kind == wire.CONCLUDE:
-                self.channel.send(wire.CONCLUDED, call, self._conclude(payload))
-            elif kind == wire.STOP:
+            if kind == wire.STOP:
                 break
+            self.take(kind, call, payload)
         return code
+
+    def take(self, kind: int, call: int, payload: bytes) -> None:
+        """Deals with a frame."""
+        if kind == wire.TASK:
+            end = self._run(payload)
+            # Before the end, after which nobody listens until the next task.
+            self._learn()
+            self.channel.send(wire.END, call, end)
+        elif kind == wire.CONCLUDE:
+            self.channel.send(wire.CONCLUDED, call, self._conclude(payload))
 
     def _learn(self) -> None:
         """Tells of modules that the first tasks have imported, so that the next children have them from the start."""
@@ -95,20 +117,18 @@ class Child:
 
         request, body, content_type, content_encoding = self._request(payload)
         name, uuid = request["task"], request["id"]
-        self._has_value = False
-        self._left = b""
-        self.running = uuid
+        self.call.begin(uuid)
         try:
             failed, value, runtime = trace.fast_trace_task(name, uuid, request, body, content_type, content_encoding)
         except Reject as why:
-            self.running = None
+            self.call.running = None
             return _rejected(why)
         except Exception as why:
             # What cannot even be decoded: Celery's master stores such an end.
-            self.running = None
+            self.call.running = None
             return self._internal(request, why)
         finally:
-            self.running = None
+            self.call.running = None
         if not failed:
             return self._succeeded(str(value), float(runtime))
         return self._failed(value, float(runtime or 0.0), name)
@@ -162,12 +182,11 @@ class Child:
 
     def _succeeded(self, shown: str, runtime: float) -> bytes:
         text = shown.encode("utf-8", "backslashreplace")
-        value = b""
-        if self._has_value:
-            if not self._left:
-                value = _encoded(self._value)
-            self._value, self._has_value = None, False
-        left = self._left
+        call, value = self.call, b""
+        left = call.left
+        if call.has_value and not left:
+            value = _encoded(call.value)
+        call.clear()
         return b"".join((_END.pack(SUCCEEDED, runtime), _LENGTH.pack(len(left)), left,
                          _LENGTH.pack(len(text)), text, value))  # fmt: skip
 
@@ -186,7 +205,7 @@ class Child:
         if isinstance(exception, Retry):
             outcome, shown = RETRIED, safe_repr(exception.exc)
             exception = exception.exc if isinstance(exception.exc, BaseException) else exception
-        left = self._left if outcome == FAILED else b""
+        left = self.call.left if outcome == FAILED else b""
         fault = self._fault(exception, shown, info.traceback)
         return b"".join((_END.pack(outcome, runtime), _LENGTH.pack(len(left)), left, fault))
 
@@ -212,6 +231,9 @@ class Child:
         backend.mark_as_failure(request["id"], why, traceback=text, request=Context(request),
                                 store_result=not request.get("ignore_result"))  # fmt: skip
         return _END.pack(FAILED, 0.0) + _NOTHING + self._fault(why, safe_repr(why), text)
+
+    def _broken(self, why: BaseException) -> bytes:
+        return _END.pack(BROKEN, 0.0) + json.dumps({"why": f"{type(why).__name__}: {why}"}).encode()
 
     def _conclude(self, payload: bytes) -> bytes:
         (length,) = _LENGTH.unpack_from(payload)
@@ -328,8 +350,9 @@ class Child:
 
         def mark_as_done(backend: Any, task_id: str, result: Any, request: Any = None, store_result: bool = True,
                          *args: Any, **kwargs: Any) -> Any:  # fmt: skip
-            if store_result and task_id == self.running:
-                self._value, self._has_value = result, True
+            call = self.call
+            if store_result and task_id == call.running:
+                call.value, call.has_value = result, True
             return done(backend, task_id, result, request, store_result, *args, **kwargs)
 
         backend.mark_as_done = mark_as_done
@@ -343,13 +366,13 @@ class Child:
 
         def _store_result(backend: Any, task_id: str, result: Any, state: str, traceback: Any = None,
                           request: Any = None, **kwargs: Any) -> Any:  # fmt: skip
-            if task_id == self.running and self._may_leave(state, request):
+            if task_id == self.call.running and self._may_leave(state, request):
                 meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
                 meta["task_id"] = task_id
                 left = backend.encode(meta)
                 left = left.encode() if isinstance(left, str) else left
                 if len(left) <= _LEFT_BYTES_MAX:
-                    self._left = left
+                    self.call.left = left
                     return result
             return store(backend, task_id, result, state, traceback=traceback, request=request, **kwargs)
 
@@ -421,13 +444,19 @@ def _succeeded_before(backend: Any, uuid: str) -> bool:
         return False
 
 
-def run(worker: Worker, sock: socket.socket, number: int, parent: int, *, leaves_results: bool) -> None:
+def run(
+    worker: Worker, sock: socket.socket, number: int, parent: int, *, leaves_results: bool, pool: str
+) -> None:
     """The life of a child, from the fork on; never returns."""
     code = 1
     try:
         os.setsid()
         system.die_with_parent(parent)
         child = Child(worker, sock)
+        if pool != "prefork":
+            from .crowd import Crowd
+
+            child = Crowd(worker, sock, pool)
         _initialize(child, number)
         if leaves_results:
             child.leave_results()
@@ -464,7 +493,7 @@ def _initialize(child: Child, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def soft(*_: object) -> None:
-        if child.running is not None:
+        if child.call.running is not None:
             raise SoftTimeLimitExceeded
 
     signal.signal(signal.SIGUSR1, soft)

@@ -101,14 +101,14 @@ class Zygote:
         while (found := self.reader.next()) is not None:
             kind, call, payload = found
             if kind == wire.FORK:
-                self.fork(call, self.descriptors.popleft(), **json.loads(payload))
+                self.fork(call, self.descriptors.popleft(), json.loads(payload))
             elif kind == wire.IMPORT:
                 self.learn(json.loads(payload))
             elif kind == wire.SIGNAL:
                 self.signal(json.loads(payload))
         return True
 
-    def fork(self, number: int, descriptor: int, *, leaves_results: bool) -> None:
+    def fork(self, number: int, descriptor: int, how: dict[str, Any]) -> None:
         """Forks a child, which talks over ``descriptor``."""
         self.freeze()
         self.complain_of_threads()
@@ -123,7 +123,7 @@ class Zygote:
             self.wake_out.close()
             for other in self.descriptors:
                 os.close(other)
-            child.run(self.worker, socket.socket(fileno=descriptor), number, parent, leaves_results=leaves_results)
+            child.run(self.worker, socket.socket(fileno=descriptor), number, parent, **how)
         os.close(descriptor)
         self.children[pid] = number
         self.tell(wire.FORKED, number, {"pid": pid})

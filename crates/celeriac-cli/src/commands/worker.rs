@@ -2,10 +2,8 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use celeriac::task::Executor;
 use celeriac_python::PoolOptions;
 
 use crate::args::{Worker, WorkerOptions};
@@ -83,10 +81,10 @@ pub(crate) async fn run(
             leaves_results: python.leaves_results(&settings.broker)
                 && settings.result_backend.as_deref().is_none_or(|url| python.leaves_results(url)),
         };
-        python.start_pool(options)
+        python.start_children(options)
     });
     if let Some(pool) = &pool {
-        worker = worker.executor(Arc::clone(pool) as Arc<dyn Executor>);
+        worker = worker.executor(pool.executor());
     }
     let shutdown = signals::listen()?;
     if args.beside_server {

@@ -207,9 +207,7 @@ fn command(
     if let Some(seconds) = options.soft_time_limit {
         give(&["--soft-time-limit", &seconds.to_string()]);
     }
-    for (option, names) in
-        [("--exclude-queues", &options.exclude_queues), ("--include", &options.include)]
-    {
+    for (option, names) in [("--exclude-queues", &options.exclude_queues), ("--include", &options.include)] {
         if !names.is_empty() {
             give(&[option, &names.join(",")]);
         }

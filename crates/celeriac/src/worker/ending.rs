@@ -162,7 +162,13 @@ pub(super) fn undecodable(app: &Celeriac, delivery: &Delivery, error: &DecodeErr
 
 /// The end of a task whose runtime has stored it: what is left to be done here. `meta` is what stands there, as far as it
 /// is known; without one the task has not ended for those who follow it.
-pub(super) fn stored(by: Ender<'_>, delivery: &Delivery, message: &Message, meta: Option<&ResultMeta>, then: Then) -> Transaction {
+pub(super) fn stored(
+    by: Ender<'_>,
+    delivery: &Delivery,
+    message: &Message,
+    meta: Option<&ResultMeta>,
+    then: Then,
+) -> Transaction {
     let end = End { app: by.app, node: by.node, delivery, message, children: None };
     let mut transaction = end.transaction(then);
     if let Some(meta) = meta {

@@ -311,7 +311,14 @@ impl End<'_> {
         self.shared.settler.settle_telling(self.delivery, transaction, count, Some(took), Some(told)).await;
     }
 
-    async fn write(self, meta: Option<ResultMeta>, then: Then, count: Count, took: Duration, told: Option<EventKind>) {
+    async fn write(
+        self,
+        meta: Option<ResultMeta>,
+        then: Then,
+        count: Count,
+        took: Duration,
+        told: Option<EventKind>,
+    ) {
         let by = self.shared.ender();
         let transaction = ending::stored(by, self.delivery, self.message, meta.as_ref(), then);
         // The next task may start while this one's end is written.
@@ -382,7 +389,10 @@ async fn conclude(
         (Concluded::Retried, _) => {
             let told = EventKind::TaskRetried { uuid, exception: exception.python_repr(), traceback: None };
             let transaction = ending::stored(shared.ender(), delivery, message, None, Then::Ack);
-            return shared.settler.settle_telling(delivery, transaction, Count::Retried, took, Some(told)).await;
+            return shared
+                .settler
+                .settle_telling(delivery, transaction, Count::Retried, took, Some(told))
+                .await;
         }
         (Concluded::Stored, Verdict::Revoked(why)) => {
             let terminated = *why == "terminated";
