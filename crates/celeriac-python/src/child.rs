@@ -130,7 +130,8 @@ impl Child {
         self.out.clear();
         frame::write(&mut self.out, frame::TASK, number, |out| write_task(out, call));
         if self.channel.send(&self.out).await.is_err() {
-            return Ran::Lost { why: self.lost_call(number).await };
+            self.kill();
+            return Ran::NotBegun;
         }
         // A large message is not kept for the sake of the next.
         self.out.shrink_to(1 << 16);
@@ -144,6 +145,11 @@ impl Child {
                         return end(payload).unwrap_or_else(|why| Ran::Lost { why });
                     }
                     Ok(Some(found)) => hear(&found, &mut aside),
+                    // The system says so when what was sent was not read: then it was gone before.
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                        self.kill();
+                        return Ran::NotBegun;
+                    }
                     Ok(None) | Err(_) => return Ran::Lost { why: self.lost_call(number).await },
                 },
                 cancelled = cx.cancelled(), if !asked => {

@@ -409,7 +409,7 @@ impl Seat for Chair {
             inner.replace(child);
         }
         let ran = child.run(&call, &cx, |said| inner.aside(said)).await;
-        self.busy = matches!(ran, Ran::Lost { .. });
+        self.busy = matches!(ran, Ran::Lost { .. } | Ran::NotBegun);
         if let Some(most) = inner.options.max_memory_per_child
             && !self.busy
         {

@@ -133,6 +133,8 @@ pub enum Ran {
         /// Why.
         reason: String,
     },
+    /// Its process was gone before it could begin; it may run in another at once.
+    NotBegun,
     /// Its process is gone, and with it what it did.
     Lost {
         /// How that came about.

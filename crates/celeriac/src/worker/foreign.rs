@@ -132,8 +132,21 @@ pub(super) async fn run(
     shared.tell_started(delivery);
     shared.counters.started(&task.name);
     let began = Instant::now();
-    let run = seat.run(call(delivery), context.clone());
-    let within = pool::within_limits(shared, run, limits, signal).await;
+    let mut seat = Some(seat);
+    let within = loop {
+        let Some(taken) = seat else {
+            let why = "Worker exited prematurely: its runtime is gone.".to_owned();
+            break Within::Over(Ran::Lost { why });
+        };
+        let run = taken.run(call(delivery), context.clone());
+        match pool::within_limits(shared, run, limits, signal).await {
+            Within::Over(Ran::NotBegun) => {
+                tracing::warn!(task_id = %delivery.task_id, "a process was gone before the task began there");
+                seat = executor.seat().await;
+            }
+            within => break within,
+        }
+    };
     context.flush().await;
     let end = End { shared, delivery, message, task, acks_late, limits, slot };
     end.settle(within, signal.reason(), began.elapsed()).await;
@@ -274,6 +287,7 @@ impl End<'_> {
             }
             Ran::Rejected { requeue: false, reason } => self.conclude(Verdict::Rejected(reason), took).await,
             Ran::Lost { why } => self.lost(why, took).await,
+            Ran::NotBegun => unreachable!("it runs in another process"),
         }
     }
 
