@@ -154,6 +154,10 @@ pub struct WorkerOptions {
     /// How Python tasks run: prefork (a process each), asyncio (`async def` tasks, many on the loop of one process), threads.
     #[arg(short = 'P', long, value_name = "POOL")]
     pub pool: Option<String>,
+    /// How Python processes start: fork, from one that has imported the application; or spawn, each for itself, as CUDA
+    /// wants it.
+    #[arg(long, visible_alias = "pool-start-method", value_name = "METHOD", value_parser = ["fork", "spawn"])]
+    pub start_method: Option<String>,
     /// Let the number of Python processes follow what there is to do.
     #[arg(long, value_name = "MAX,MIN", value_parser = autoscale)]
     pub autoscale: Option<Autoscale>,
@@ -594,8 +598,8 @@ mod tests {
 
     #[test]
     fn options_without_meaning_are_named() {
-        let cli = Cli::try_parse_from(["celeriac", "worker", "-P", "gevent"]).unwrap();
+        let cli = Cli::try_parse_from(["celeriac", "worker", "--detach"]).unwrap();
         let Command::Worker(worker) = cli.command else { panic!("not worker") };
-        assert_eq!(worker.refused.given().unwrap().0, "--pool");
+        assert_eq!(worker.refused.given().unwrap().0, "--detach");
     }
 }

@@ -109,6 +109,7 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
         _ => false,
     };
     let builder = if bench_tasks { bench::register(builder) } else { builder };
+    let builder = builder.key_prefixes(&from_app.broker_prefix, &from_app.result_prefix);
     let app = connect(builder, &settings).await?;
     let session = Session { app, output };
     match cli.command {

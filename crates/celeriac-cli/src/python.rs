@@ -74,6 +74,8 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
     options.workdir.clone_from(&global.workdir);
     let pool = worker.and_then(|worker| worker.pool.clone()).unwrap_or_else(|| POOLS[0].to_owned());
     options.pool.clone_from(&pool);
+    options.start_method =
+        worker.and_then(|worker| worker.start_method.clone()).unwrap_or_else(|| "fork".to_owned());
     // As `celery -b` and `--result-backend` have it: what tasks send goes where they are consumed from.
     let broker = global.broker.clone().or_else(|| variable("CELERIAC_BROKER_URL"));
     let backend = global.result_backend.clone().or_else(|| variable("CELERIAC_RESULT_BACKEND"));
@@ -98,6 +100,12 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         None => celeriac_python::describe(&interpreter, &options).await.map(|manifest| (None, manifest)),
     };
     let (zygote, manifest) = loaded.map_err(problem)?;
+    let foreign = celeriac_python::foreign_layout(&manifest);
+    if !foreign.is_empty() {
+        let names = foreign.join(", ");
+        return Err(Problem::usage(format!("broker_transport_options of {app}: {names}: not supported"))
+            .hint("celeriac keeps to the layout that Celery has by default; global_keyprefix may be set"));
+    }
     let loglevel = worker.and_then(|worker| worker.loglevel.clone());
     Ok(Some(Python { manifest, zygote, hostname, loglevel, kind: pool }))
 }
@@ -133,6 +141,7 @@ pub(crate) fn only_there(options: &WorkerOptions) -> Option<&'static str> {
         (options.max_tasks_per_child.is_some(), "--max-tasks-per-child"),
         (options.max_memory_per_child.is_some(), "--max-memory-per-child"),
         (options.logfile.is_some(), "--logfile"),
+        (options.start_method.is_some(), "--start-method"),
         (!options.include.is_empty(), "--include"),
         (!options.exclude_queues.is_empty(), "--exclude-queues"),
     ]

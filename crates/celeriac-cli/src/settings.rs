@@ -290,6 +290,7 @@ mod tests {
         let app = FromApp {
             broker: Some("redis://of-app".to_owned()),
             result_backend: Some("redis://of-app/1".to_owned()),
+            ..FromApp::default()
         };
         let gather = |arguments: &[&str]| {
             Settings::gather(&global(arguments), Config::default(), &app, |_| None).unwrap()

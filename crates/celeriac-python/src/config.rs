@@ -14,6 +14,10 @@ pub struct FromApp {
     pub broker: Option<String>,
     /// Where results are, when celeriac can read them there.
     pub result_backend: Option<String>,
+    /// What stands before the broker's keys.
+    pub broker_prefix: String,
+    /// What stands before the keys of results.
+    pub result_prefix: String,
 }
 
 /// Where the application says that things are. A result backend that only Python knows is left out: its results are
@@ -27,7 +31,40 @@ pub fn from_app(manifest: &Manifest) -> FromApp {
     FromApp {
         broker: manifest.broker_url.clone(),
         result_backend: manifest.result_backend.as_ref().filter(readable).cloned(),
+        broker_prefix: prefix(&manifest.broker_transport_options),
+        result_prefix: prefix(&manifest.result_backend_transport_options),
     }
+}
+
+fn prefix(options: &serde_json::Map<String, serde_json::Value>) -> String {
+    options.get("global_keyprefix").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Options of the broker that lay its keys out in another way than is known here, with their defaults.
+const LAYOUT: &[(&str, &str)] = &[
+    ("sep", "\"\\u0006\\u0016\""),
+    ("unacked_key", "\"unacked\""),
+    ("unacked_index_key", "\"unacked_index\""),
+    ("unacked_mutex_key", "\"unacked_mutex\""),
+    ("priority_steps", "[0,3,6,9]"),
+    ("queue_order_strategy", "\"round_robin\""),
+    ("fanout_prefix", "true"),
+    ("fanout_patterns", "true"),
+    ("ack_emulation", "true"),
+];
+
+/// The options of the broker that the application has set and that celeriac cannot follow: with them its workers and
+/// Python's would not find each other's messages.
+#[must_use]
+pub fn foreign_layout(manifest: &Manifest) -> Vec<&'static str> {
+    let default = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    let differs = |(name, known): &&(&'static str, &str)| {
+        manifest
+            .broker_transport_options
+            .get(*name)
+            .is_some_and(|value| Some(value) != default(known).as_ref())
+    };
+    LAYOUT.iter().filter(differs).map(|(name, _)| *name).collect()
 }
 
 /// Whether the application's results are to be in the store at `url`, in the very form that celeriac writes.
@@ -152,6 +189,35 @@ fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn manifest(options: serde_json::Value) -> Manifest {
+        let told = serde_json::json!({
+            "version": 1, "celery": "5.7.0", "python": "3.11", "app": "a", "broker_url": "redis://h",
+            "result_backend": "redis://h", "result_backend_shown": "redis://h", "queues": ["celery"], "conf": {},
+            "tasks": {}, "broker_transport_options": options,
+        });
+        serde_json::from_value(told).unwrap()
+    }
+
+    #[test]
+    fn another_layout_of_keys_is_named() {
+        let ours = serde_json::json!({
+            "visibility_timeout": 5, "global_keyprefix": "p:", "sep": "\u{6}\u{16}", "priority_steps": [0, 3, 6, 9],
+        });
+        let ours = manifest(ours);
+        assert!(foreign_layout(&ours).is_empty());
+        assert_eq!(from_app(&ours).broker_prefix, "p:");
+        let theirs = serde_json::json!({ "sep": ":", "priority_steps": [0, 1, 2], "unacked_key": "unacked" });
+        assert_eq!(foreign_layout(&manifest(theirs)), ["sep", "priority_steps"]);
+    }
+
+    #[test]
+    fn what_an_application_does_not_say_is_celery_s_default() {
+        let config = overlay(&manifest(serde_json::json!({})), Config::default());
+        assert!(!config.task_acks_late, "acknowledged early");
+        assert_eq!(config.result_expires, None);
+        assert_eq!(config.worker_shutdown_timeout, AS_LONG_AS_IT_TAKES);
+    }
 
     #[test]
     fn one_redis_is_known_by_its_place() {

@@ -30,7 +30,7 @@ mod pool;
 mod source;
 mod zygote;
 
-pub use config::{FromApp, from_app, leaves_results, overlay};
+pub use config::{FromApp, foreign_layout, from_app, leaves_results, overlay};
 pub use crowd::Crowd;
 pub use error::{Error, Result};
 pub use find::interpreter;

@@ -33,6 +33,9 @@ pub struct Manifest {
     /// Options of the broker.
     #[serde(default)]
     pub broker_transport_options: Map<String, Value>,
+    /// Options of the result backend.
+    #[serde(default)]
+    pub result_backend_transport_options: Map<String, Value>,
     /// The queues that a worker of it consumes from.
     pub queues: Vec<String>,
     /// Where tasks go by name, as far as that can be told.

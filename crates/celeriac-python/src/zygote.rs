@@ -51,6 +51,8 @@ pub struct StartOptions {
     pub logfile: Option<String>,
     /// The kind of pool.
     pub pool: String,
+    /// `fork` or `spawn`.
+    pub start_method: String,
     /// How many tasks run at once, where that is said.
     pub concurrency: Option<usize>,
     /// Variables of the environment to set.

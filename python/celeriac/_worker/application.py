@@ -116,6 +116,7 @@ def manifest(worker: Worker) -> dict[str, Any]:
         "result_backend": _result_backend(app),
         "result_backend_shown": _shown_backend(app),
         "broker_transport_options": _plain(dict(conf.broker_transport_options or {})),
+        "result_backend_transport_options": _plain(dict(conf.result_backend_transport_options or {})),
         "leaves_results": _leaves_results(app),
         "queues": list(app.amqp.queues.consume_from),
         "routes": _routes(conf),

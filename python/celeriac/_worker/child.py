@@ -450,7 +450,8 @@ def run(
     """The life of a child, from the fork on; never returns."""
     code = 1
     try:
-        os.setsid()
+        if os.getsid(0) != os.getpid():
+            os.setsid()
         system.die_with_parent(parent)
         child = Child(worker, sock)
         if pool != "prefork":

@@ -31,9 +31,7 @@ def main() -> None:
     parent = os.getppid()
     system.die_with_parent(parent)
     sock = socket.socket(fileno=os.dup(0))
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    _leave_standard_input()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = wire.Channel(sock)
     received = channel.receive()
@@ -50,6 +48,25 @@ def main() -> None:
     channel.send(wire.READY, 0, json.dumps(manifest).encode())
     if not options.get("describe"):
         Zygote(worker, sock).run()
+
+
+def spawned() -> None:
+    """Runs a child that was spawned rather than forked: it imports the application for itself."""
+    options, number, parent, how = json.loads(sys.argv[1])
+    system.die_with_parent(parent)
+    sock = socket.socket(fileno=os.dup(0))
+    _leave_standard_input()
+    os.environ["FORKED_BY_MULTIPROCESSING"] = "1"
+    child.run(application.load(options), sock, number, parent, **how)
+
+
+def _leave_standard_input() -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
+_SPAWN = "import sys; sys.path[:] = {path!r}; from celeriac._worker.zygote import spawned; spawned()"
 
 
 class Zygote:
@@ -110,6 +127,9 @@ class Zygote:
 
     def fork(self, number: int, descriptor: int, how: dict[str, Any]) -> None:
         """Forks a child, which talks over ``descriptor``."""
+        if self.worker.options.get("start_method") == "spawn":
+            self.spawn(number, descriptor, how)
+            return
         self.freeze()
         self.complain_of_threads()
         sys.stdout.flush()
@@ -124,6 +144,21 @@ class Zygote:
             for other in self.descriptors:
                 os.close(other)
             child.run(self.worker, socket.socket(fileno=descriptor), number, parent, **how)
+        os.close(descriptor)
+        self.children[pid] = number
+        self.tell(wire.FORKED, number, {"pid": pid})
+
+    def spawn(self, number: int, descriptor: int, how: dict[str, Any]) -> None:
+        """Starts a child from nothing, which talks over ``descriptor``."""
+        # The queues were chosen here; signals that concern the worker as a whole are sent there as well, as in Celery.
+        told = json.dumps([self.worker.options, number, os.getpid(), how])
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-c", _SPAWN.format(path=sys.path), told],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, 0)],
+            setsid=True,
+        )
         os.close(descriptor)
         self.children[pid] = number
         self.tell(wire.FORKED, number, {"pid": pid})

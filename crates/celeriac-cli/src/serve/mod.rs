@@ -212,10 +212,17 @@ fn command(
             give(&[option, &names.join(",")]);
         }
     }
-    for (option, text) in [("--logfile", &options.logfile), ("--pool", &options.pool)] {
+    for (option, text) in [
+        ("--logfile", &options.logfile),
+        ("--pool", &options.pool),
+        ("--start-method", &options.start_method),
+    ] {
         if let Some(text) = text {
             give(&[option, text]);
         }
+    }
+    if let Some(scale) = options.autoscale {
+        give(&["--autoscale", &format!("{},{}", scale.most, scale.least)]);
     }
     let counts = [
         ("--max-tasks-per-child", options.max_tasks_per_child.map(u64::from)),

@@ -1,0 +1,183 @@
+"""How an application is found and started, what is said at the start, and what is refused."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import CELERIAC, PATIENCE, open_place, until
+from test_python_app import NODE, App, reachable_by
+
+pytestmark = pytest.mark.celeriac
+
+SOURCE = """
+import os
+from celery import Celery
+
+app = Celery("found", broker=os.environ["INTEROP_REDIS"], backend=os.environ["INTEROP_REDIS"])
+app.conf.update({settings})
+
+
+@app.task(name="found.add")
+def add(x, y):
+    return x + y
+"""
+
+
+@pytest.fixture
+def place(server, tmp_path_factory, request):
+    opened = open_place(server, tmp_path_factory, request, "start")
+    place = next(opened)
+    place.reachable_by = reachable_by
+    yield place
+    next(opened, None)
+
+
+def write(place, name, settings=""):
+    path = place.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(SOURCE.replace("{settings}", settings))
+    return path
+
+
+def command(place, *arguments, app="found", env=None):
+    return subprocess.run(list(map(str, [CELERIAC, "-A", app, "--python", sys.executable, *arguments])),
+                          cwd=place.folder, env=place.env(**(env or {})), capture_output=True, text=True,
+                          timeout=PATIENCE)
+
+
+def worker(place, *options, app="found"):
+    child = place.start(NODE, [CELERIAC, "-A", app, "--python", sys.executable, "worker", "-n", NODE, "-c", 1,
+                               "-l", "info", *options])
+    until(lambda: "worker ready" in child.text() or not child.lives(), "the worker is not ready")
+    return child
+
+
+@pytest.mark.parametrize("file, name", [
+    ("found.py", "found"),
+    ("found.py", "found:app"),
+    ("found.py", "found.app"),
+    ("proj/celery.py", "proj"),
+    ("proj/celery.py", "proj.celery"),
+    ("proj/celery.py", "proj.celery:app"),
+])
+def test_an_application_is_found_as_celery_finds_it(place, file, name):
+    path = write(place, file)
+    if path.parent != place.folder:
+        (path.parent / "__init__.py").touch()
+    sent = command(place, "call", "found.add", "--args", "[2, 3]", app=name)
+    assert sent.returncode == 0, sent.stderr
+    child = worker(place, app=name)
+    found = command(place, "result", sent.stdout.strip(), "--wait", app=name)
+    assert found.stdout.strip() == "5", found
+    text = child.text()
+    for part in ["[config]", f".> transport:   redis://127.0.0.1:{place.server.port}", "concurrency: 1 (prefork)",
+                 "[queues]", ".> celery ", "[tasks]", "  . found.add"]:
+        assert part in text, text
+
+
+def test_a_folder_to_work_in(place, tmp_path):
+    (tmp_path / "elsewhere.py").write_text(SOURCE.replace("{settings}", ""))
+    sent = command(place, "--workdir", tmp_path, "call", "found.add", app="elsewhere")
+    assert sent.returncode == 0, sent.stderr
+
+
+def test_what_cannot_be_imported_is_said_with_its_traceback(place):
+    assert "No module named 'absent'" in (ran := command(place, "worker", app="absent")).stderr and ran.returncode == 2
+    (place.folder / "wrong.py").write_text("import os\nraise RuntimeError('half-way')\n")
+    ran = command(place, "worker", app="wrong")
+    assert ran.returncode == 2 and "half-way" in ran.stderr and "wrong.py" in ran.stderr
+
+
+def test_no_interpreter(place):
+    ran = subprocess.run([str(CELERIAC), "-A", "x", "--python", "/no/such/python", "worker"], capture_output=True,
+                         text=True, env=place.env(), timeout=PATIENCE)
+    assert ran.returncode == 2 and "/no/such/python" in ran.stderr and "--python" in ran.stderr
+
+
+def test_settings_without_effect_are_named(place):
+    write(place, "found.py", "worker_direct=True, worker_state_db='x.db', beat_schedule={'a': {'task': 'found.add', "
+                             "'schedule': 60}}")
+    text = worker(place).text()
+    for name in ["worker_direct", "worker_state_db", "beat_schedule"]:
+        assert f'setting="{name}"' in text, text
+
+
+def test_another_layout_of_keys_is_refused(place):
+    write(place, "found.py", "broker_transport_options={'priority_steps': [0, 1], 'sep': ':'}")
+    ran = command(place, "worker")
+    assert ran.returncode == 2 and "priority_steps" in ran.stderr and "sep" in ran.stderr, ran.stderr
+
+
+def test_prefixes_of_keys(place):
+    write(place, "found.py", "broker_transport_options={'global_keyprefix': 'mine:'}, "
+                             "result_backend_transport_options={'global_keyprefix': 'out:'}")
+    worker(place)
+    script = "import found; print(found.add.delay(2, 3).get(timeout=50))"
+    ran = subprocess.run([sys.executable, "-c", script], cwd=place.folder, env=place.env(), capture_output=True,
+                         text=True, timeout=PATIENCE)
+    assert ran.stdout.strip() == "5", ran
+    assert any(key.startswith(b"out:") for key in place.redis.keys("*celery-task-meta*"))
+
+
+def test_queues(place):
+    write(place, "found.py", "task_queues={'one': {}, 'two': {}, 'three': {}}, task_default_queue='one'")
+    text = worker(place, "-X", "two").text()
+    assert ".> one " in text and ".> three " in text and ".> two " not in text
+    assert ".> two " in worker(place, "-Q", "two").text()
+
+
+def test_another_result_backend(place, tmp_path):
+    os.environ["INTEROP_BACKEND"] = f"file://{tmp_path}"
+    os.environ["INTEROP_NOTES"] = str(place.notes_file)
+    try:
+        app = App(place, "celeriac")
+        app.app.set_current()
+        app.worker = app.start()
+        assert app.get(app.tasks.add.s(2, 3)) == 5
+        result = app.tasks.die.delay()
+        until(lambda: result.state == "FAILURE", "the loss is not stored")
+        assert any(tmp_path.iterdir()) and not place.redis.keys("celery-task-meta-*")
+        app.app.close()
+    finally:
+        del os.environ["INTEROP_BACKEND"]
+        sys.modules.pop("pyapp", None)
+
+
+def test_spawned_children(place):
+    os.environ["INTEROP_NOTES"] = str(place.notes_file)
+    app = App(place, "celeriac")
+    app.app.set_current()
+    app.start("--start-method", "spawn")
+    assert app.get(app.tasks.add.s(2, 3)) == 5
+    result = app.tasks.die.delay()
+    with pytest.raises(Exception, match="signal 9"):
+        result.get(timeout=PATIENCE)
+    assert app.get(app.tasks.add.s(2, 3)) == 5
+    pool = app.inspect().stats()[NODE]["pool"]
+    for pid in pool["processes"]:
+        with open(f"/proc/{pid}/cmdline") as line:
+            assert "spawned" in line.read()
+    app.app.close()
+
+
+def test_a_failing_start_of_children_is_told_and_tried_again(place):
+    gate = place.folder / "gate"
+    write(place, "found.py")
+    with open(place.folder / "found.py", "a") as source:
+        source.write(f"""
+
+from celery.signals import worker_process_init
+
+
+@worker_process_init.connect
+def start(**_):
+    if not os.path.exists({str(gate)!r}):
+        os._exit(9)
+""")
+    child = worker(place)
+    until(lambda: "did not come up" in child.text() and "exitcode 9" in child.text(), "nothing is said")
+    sent = command(place, "call", "found.add", "--args", "[2, 3]")
+    gate.touch()
+    assert command(place, "result", sent.stdout.strip(), "--wait").stdout.strip() == "5"
