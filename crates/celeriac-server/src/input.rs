@@ -85,6 +85,11 @@ impl FromRequest<Server> for Document {
 }
 
 impl Document {
+    /// The body, which must be there, as it stands.
+    pub(crate) fn json(self) -> Result<Json, Problem> {
+        self.0.ok_or_else(|| malformed("the body is empty; send a JSON object"))
+    }
+
     /// The fields of the body, which must be there.
     pub(crate) fn fields(self, problems: &mut Problems) -> Result<Fields, Problem> {
         let json = self.0.ok_or_else(|| malformed("the body is empty; send a JSON object"))?;

@@ -4,7 +4,7 @@ use celeriac::client::WEBHOOK_TASK;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{ComponentsBuilder, Info, InfoBuilder, License, OpenApi, OpenApiBuilder};
 
-use crate::api::{cursor, request, workers};
+use crate::api::{cursor, messages, request, workers};
 use crate::config::ServerConfig;
 use crate::problem::{Invalid, Problem};
 
@@ -43,11 +43,31 @@ pub(crate) fn complete(openapi: &OpenApi, config: &ServerConfig) -> Value {
         "RetryManyRequest",
         "DeadRequest",
         "Filter",
+        "MessagesRequest",
     ] {
         schemas[name]["additionalProperties"] = json!(false);
     }
     complete_task_request(&mut schemas["TaskRequest"]);
     schemas["BatchRequest"]["properties"]["tasks"]["maxItems"] = json!(config.batch_max);
+    for list in ["messages", "chords"] {
+        let schema = &mut schemas["MessagesRequest"]["properties"][list];
+        let item = match list {
+            "messages" => "#/components/schemas/MessageRequest",
+            _ => "#/components/schemas/ChordRequest",
+        };
+        let description = schema["description"].clone();
+        *schema = json!({ "type": "array", "description": description, "items": { "$ref": item },
+            "minItems": 1, "maxItems": messages::ITEMS_MAX });
+    }
+    let text = json!({ "type": "string", "minLength": 1 });
+    let envelope = &mut schemas["MessageRequest"]["properties"]["message"];
+    envelope["required"] = json!(["body", "headers", "properties"]);
+    envelope["properties"] = json!({
+        "body": { "type": "string" },
+        "headers": { "type": "object", "required": ["task", "id"], "properties": { "task": text, "id": text } },
+        "properties": { "type": "object" },
+    });
+    schemas["MessagesRequest"]["minProperties"] = json!(1);
     schemas["Filter"]["minProperties"] = json!(1);
     for list in ["state", "phase"] {
         let schema = &mut schemas["Filter"]["properties"][list];

@@ -17,8 +17,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::access::{self, Role};
 use crate::api::{
-    dead, metrics, probes, problems, queues, registry, result, retry, revoke, schedules, submit, tasks,
-    workers,
+    dead, messages, metrics, probes, problems, queues, registry, result, retry, revoke, schedules, submit,
+    tasks, workers,
 };
 use crate::input::shown;
 use crate::openapi;
@@ -68,10 +68,14 @@ fn task_routes(server: &Server) -> OpenApiRouter<Server> {
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(access::stream_token::issue));
-    let wait = OpenApiRouter::new().routes(routes!(result::get)).routes(routes!(sse::events));
+    let wait = OpenApiRouter::new()
+        .routes(routes!(result::get))
+        .routes(routes!(messages::meta))
+        .routes(routes!(sse::events));
     let act = OpenApiRouter::new()
         .routes(routes!(submit::send))
         .routes(routes!(submit::batch))
+        .routes(routes!(messages::publish))
         .routes(routes!(revoke::one))
         .routes(routes!(revoke::many))
         .routes(routes!(retry::one))

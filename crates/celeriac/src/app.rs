@@ -41,20 +41,12 @@ impl fmt::Debug for Extensions {
     }
 }
 
-/// What stands before the keys in Redis.
-#[derive(Debug, Clone, Default)]
-struct Prefixes {
-    broker: String,
-    results: String,
-}
-
 /// Builds a [`Celeriac`].
 #[derive(Default)]
 pub struct Builder {
     broker: Option<String>,
     result_backend: Option<String>,
     store: Option<Store>,
-    prefixes: Prefixes,
     config: Config,
     clock: Option<SharedClock>,
     registry: Registry,
@@ -200,14 +192,6 @@ impl Builder {
         self
     }
 
-    /// Celery's `global_keyprefix`, of `broker_transport_options` and of `result_backend_transport_options`, for stores in
-    /// Redis. Default none.
-    #[must_use]
-    pub fn key_prefixes(mut self, broker: impl Into<String>, results: impl Into<String>) -> Self {
-        self.prefixes = Prefixes { broker: broker.into(), results: results.into() };
-        self
-    }
-
     /// A store of one's own instead of a URL.
     #[must_use]
     pub fn store(mut self, store: Store) -> Self {
@@ -252,13 +236,11 @@ impl Builder {
         let url = self.broker.unwrap_or_else(|| DEFAULT_URL.to_owned());
         let store = match (self.store, self.result_backend) {
             (Some(store), _) => store,
-            (None, None) => open(&url, &clock, &self.config, &self.prefixes).await?,
-            (None, Some(backend)) if backend == url => {
-                open(&url, &clock, &self.config, &self.prefixes).await?
-            }
+            (None, None) => open(&url, &clock, &self.config).await?,
+            (None, Some(backend)) if backend == url => open(&url, &clock, &self.config).await?,
             (None, Some(backend)) => {
-                let broker = open(&url, &clock, &self.config, &self.prefixes).await?;
-                Store::split(&broker, &open(&backend, &clock, &self.config, &self.prefixes).await?)
+                let broker = open(&url, &clock, &self.config).await?;
+                Store::split(&broker, &open(&backend, &clock, &self.config).await?)
             }
         };
         let router = router(&self.config);
@@ -291,7 +273,7 @@ fn router(config: &Config) -> crate::canvas::Router {
 }
 
 #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "no other store is set by it"))]
-async fn open(url: &str, clock: &SharedClock, config: &Config, prefixes: &Prefixes) -> Result<Store> {
+async fn open(url: &str, clock: &SharedClock, config: &Config) -> Result<Store> {
     match url.split_once("://") {
         Some(("memory", _)) => Ok(Store::of(crate::memory::MemoryStore::new(clock.clone()))),
         #[cfg(feature = "sqlite")]
@@ -311,8 +293,6 @@ async fn open(url: &str, clock: &SharedClock, config: &Config, prefixes: &Prefix
                 global_keyprefix: config.global_keyprefix.clone(),
                 result_keyprefix: config.result_keyprefix.clone(),
                 result_expires: config.result_expires,
-                global_keyprefix: prefixes.broker.clone(),
-                result_keyprefix: prefixes.results.clone(),
                 ..crate::redis::RedisOptions::default()
             };
             Ok(Store::of(crate::redis::RedisStore::connect(url, options, clock.clone()).await?))

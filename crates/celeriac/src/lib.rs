@@ -54,6 +54,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod envelopes;
 pub mod error;
 pub mod event;
 pub mod id;

@@ -4,6 +4,7 @@ pub(crate) mod bulk;
 pub(crate) mod cursor;
 pub(crate) mod dead;
 pub(crate) mod filter;
+pub(crate) mod messages;
 pub(crate) mod metrics;
 pub(crate) mod probes;
 pub(crate) mod problems;

@@ -48,6 +48,18 @@ pub(crate) struct BatchItem {
     replayed: bool,
 }
 
+impl BatchView {
+    pub(super) fn new(items: Vec<BatchItem>) -> Self {
+        Self { items }
+    }
+}
+
+impl BatchItem {
+    pub(super) fn new(id: &TaskId, task: String, replayed: bool) -> Self {
+        Self { id: id.to_string(), task, replayed }
+    }
+}
+
 static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Send a task
@@ -233,9 +245,15 @@ async fn check_queues(server: &Server, requests: &[Request]) -> Result<HashMap<Q
         let queue = queue.map_or_else(|| server.app().queue_of(&request.call.task), QueueName::from);
         *queues.entry(queue).or_default() += 1;
     }
+    check_room(server, &queues).await?;
+    Ok(queues)
+}
+
+/// Whether so many messages more have room on their queues.
+pub(super) async fn check_room(server: &Server, queues: &HashMap<QueueName, u64>) -> Result<(), Problem> {
     let floor = server.floor().await?;
     let bound = server.config().queue_bound;
-    for (queue, count) in &queues {
+    for (queue, count) in queues {
         let waiting = floor.waiting(queue);
         if waiting.saturating_add(*count) > bound {
             let detail = format!(
@@ -247,7 +265,7 @@ async fn check_queues(server: &Server, requests: &[Request]) -> Result<HashMap<Q
             return Err(Problem { retry_after: Some(QUEUE_FULL_RETRY), ..problem });
         }
     }
-    Ok(queues)
+    Ok(())
 }
 
 /// Seconds after which a client may ask again whether there is room.

@@ -6,6 +6,7 @@ mod access;
 mod client;
 mod input;
 mod listener;
+mod messages;
 mod operations;
 mod process;
 mod stream;

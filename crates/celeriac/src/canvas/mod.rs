@@ -27,6 +27,7 @@ pub(crate) use fire::fire;
 pub(crate) use follow::{after_failure, after_revoke, after_success, end_record, retry};
 pub use options::RESERVED_HEADERS;
 pub(crate) use options::TAGS;
+pub(crate) use options::tags;
 pub(crate) use plan::{Given, Plan, Planner, plan};
 pub(crate) use route::Router;
 pub use signature::{Signature, chain, chord, chunks, group, map, signature, starmap};

@@ -280,7 +280,7 @@ fn is_made_from_key(id: &str) -> bool {
 }
 
 /// The tags of a task: its header `tags`, when that is a list of texts.
-pub(super) fn tags(custom: &JsonMap) -> Vec<Box<str>> {
+pub(crate) fn tags(custom: &JsonMap) -> Vec<Box<str>> {
     custom.get(TAGS).and_then(|tags| tags.to().ok()).unwrap_or_default()
 }
 

@@ -14,6 +14,7 @@ use super::cancel::CancelSignal;
 use super::error::{CancelReason, Cancelled, Retry};
 use crate::app::Celeriac;
 use crate::backend::{LogRecord, Record, StepRecord};
+use crate::envelopes::Envelopes;
 use crate::id::{DeliveryTag, GroupId, QueueName, TaskId};
 use crate::protocol::{Headers, Json, ResultMeta, ResultTuple};
 use crate::state::State;
@@ -59,6 +60,8 @@ struct Inner {
     cancel: Arc<CancelSignal>,
     journal: Journal,
     children: Mutex<Vec<ResultTuple>>,
+    /// What is to be written with the run's end.
+    late: Mutex<Vec<Envelopes>>,
     steps: Mutex<HashMap<String, u32>>,
     /// A record that the run has begun goes before its first one, so that a task that never reports costs no write.
     announced: AtomicBool,
@@ -73,6 +76,7 @@ impl Context {
                 cancel,
                 journal,
                 children: Mutex::default(),
+                late: Mutex::default(),
                 steps: Mutex::default(),
                 announced: AtomicBool::new(false),
             }),
@@ -255,7 +259,11 @@ impl Context {
         }
     }
 
-    async fn write(&self, record: Record) -> JournalAnswer {
+    pub(super) fn late(&self) -> &Mutex<Vec<Envelopes>> {
+        &self.inner.late
+    }
+
+    pub(super) async fn write(&self, record: Record) -> JournalAnswer {
         self.inner.journal.write(self.inner.request.tag.clone(), record).await
     }
 
@@ -268,7 +276,7 @@ impl Context {
         self.inner.children.lock().unwrap_or_else(PoisonError::into_inner).extend(children);
     }
 
-    fn record<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Option<LogRecord> {
+    pub(super) fn record<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Option<LogRecord> {
         if event == crate::event::END {
             tracing::warn!(task_id = %self.task_id(), event, "this name is kept for the end of the task, record left out");
             return None;
@@ -302,14 +310,17 @@ impl Context {
         self.record("state", &state)
     }
 
-    fn step_name(&self, name: &str) -> String {
+    pub(super) fn step_name(&self, name: &str) -> String {
         let mut steps = self.inner.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let count = steps.entry(name.to_owned()).or_default();
         *count += 1;
         if *count == 1 { name.to_owned() } else { format!("{name}#{count}") }
     }
 
-    async fn finished_step<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepError> {
+    pub(super) async fn finished_step<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, StepError> {
         self.check()?;
         // Asked even in what looks like a first run: a revived dead letter, or a task sent again under its id, counts
         // from one.
@@ -334,7 +345,7 @@ impl Context {
             .transpose()
     }
 
-    async fn finish_step<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StepError> {
+    pub(super) async fn finish_step<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StepError> {
         let value = Json::from_value(value)
             .map_err(|why| StepError::Encode { name: name.to_owned(), why: why.to_string() })?;
         let step = StepRecord { task_id: self.task_id().clone(), name: name.into(), value };

@@ -39,6 +39,12 @@ pub trait Executor: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether it stores ends itself. One that does not hands over what is to be written, and an end that only the worker
+    /// has seen is the worker's to store.
+    fn stores(&self) -> bool {
+        true
+    }
+
     /// How it stands, for `inspect stats`: what is told of the pool in place of the worker's own figures.
     fn figures(&self) -> Vec<(&'static str, Json)>;
 }

@@ -12,6 +12,7 @@ mod executor;
 pub mod name;
 mod options;
 mod registry;
+mod remote;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,6 +30,7 @@ pub use executor::{Concluded, Executor, Fault, ForeignCall, ForeignTask, Ran, Se
 pub use options::{RateLimit, TaskOptions};
 pub(crate) use registry::RegisteredTask;
 pub use registry::{Registry, TaskFunction};
+pub use remote::FoundStep;
 
 use crate::protocol::Json;
 

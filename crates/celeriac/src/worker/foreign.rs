@@ -19,6 +19,7 @@ use super::pool::{self, Limits, Within};
 use super::{Shared, announcer};
 use crate::broker::Delivery;
 use crate::clock::after;
+use crate::envelopes::Envelopes;
 use crate::protocol::event::EventKind;
 use crate::protocol::{DecodeError, Json, Message, RawMessage, ResultMeta};
 use crate::state::State;
@@ -148,7 +149,7 @@ pub(super) async fn run(
         }
     };
     context.flush().await;
-    let end = End { shared, delivery, message, task, acks_late, limits, slot };
+    let end = End { shared, delivery, message, task, acks_late, limits, slot, late: context.take_late() };
     end.settle(within, signal.reason(), began.elapsed()).await;
 }
 
@@ -208,6 +209,8 @@ struct End<'a> {
     acks_late: bool,
     limits: Limits,
     slot: Option<OwnedSemaphorePermit>,
+    /// What the runtime has handed over to be written with the end.
+    late: Vec<Envelopes>,
 }
 
 impl End<'_> {
@@ -334,7 +337,11 @@ impl End<'_> {
         told: Option<EventKind>,
     ) {
         let by = self.shared.ender();
-        let transaction = ending::stored(by, self.delivery, self.message, meta.as_ref(), then);
+        // Sent again under its id, it has not ended.
+        let again = self.late.iter().any(|late| !late.messages.is_empty());
+        let meta = meta.filter(|_| !again);
+        let mut transaction = ending::stored(by, self.delivery, self.message, meta.as_ref(), then);
+        self.late.into_iter().for_each(|late| late.add_to(&mut transaction));
         // The next task may start while this one's end is written.
         drop(self.slot);
         self.shared.settler.settle_telling(self.delivery, transaction, count, Some(took), told).await;
@@ -365,6 +372,9 @@ async fn conclude(
     may_go_back: bool,
 ) {
     let Some(executor) = &shared.executor else { return };
+    if !executor.stores() {
+        return conclude_here(shared, delivery, message, &verdict, dead, took).await;
+    }
     let mut pause = CONCLUDE_PAUSE;
     let mut patience: Option<Instant> = None;
     let found = loop {
@@ -429,4 +439,30 @@ async fn conclude(
     let then = dead.map_or(Then::Ack, |reason| Then::Bury { reason });
     let transaction = ending::stored(shared.ender(), delivery, message, Some(&meta), then);
     shared.settler.settle_telling(delivery, transaction, count, took, Some(told)).await;
+}
+
+/// Stores an end that the runtime has not seen, with all that follows it, as that of a task in Rust.
+async fn conclude_here(
+    shared: &Shared,
+    delivery: &Delivery,
+    message: &Message,
+    verdict: &Verdict,
+    dead: Option<String>,
+    took: Option<Duration>,
+) {
+    // What follows stands in the body; of one that only Python can read, nothing is known to follow.
+    let whole = Message::decode(&delivery.message);
+    let message = whole.as_ref().unwrap_or_else(|why| {
+        tracing::warn!(task_id = %delivery.task_id, %why, "what follows a task cannot be read, and is not told of its end");
+        message
+    });
+    let (transaction, count) = match verdict {
+        Verdict::Revoked(why) => {
+            (ending::revoked(shared.ender(), delivery, message, why, false), Count::Revoked)
+        }
+        other => {
+            (ending::failed_unrun(shared.ender(), delivery, message, &other.exception(), dead), Count::Failed)
+        }
+    };
+    shared.settler.settle(delivery, transaction, count, took).await;
 }
