@@ -92,10 +92,14 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
     };
     logging::start(&cli.global, level.as_deref())?;
     let python = python::load(&cli.global, &cli.command).await?;
-    let (base, from_app) = match &python {
+    let (mut base, from_app) = match &python {
         Some(python) => python.settings(builder.config_ref().clone()),
         None => (builder.config_ref().clone(), celeriac_python::FromApp::default()),
     };
+    if python.is_some() {
+        base.global_keyprefix.clone_from(&from_app.broker_prefix);
+        base.result_keyprefix.clone_from(&from_app.result_prefix);
+    }
     let settings = Settings::gather(&cli.global, base, &from_app, |name| std::env::var(name).ok())?;
     // These two make stores of their own, or look at one that may not open.
     match cli.command {
@@ -109,7 +113,6 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
         _ => false,
     };
     let builder = if bench_tasks { bench::register(builder) } else { builder };
-    let builder = builder.key_prefixes(&from_app.broker_prefix, &from_app.result_prefix);
     let app = connect(builder, &settings).await?;
     let session = Session { app, output };
     match cli.command {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::frame::{self, Channel, Frame};
 use crate::memory;
+use crate::report::{self, Reports};
 use crate::zygote::{Fate, kill_group, send_signal};
 
 /// How long the zygote may take to say how a child ended.
@@ -24,6 +25,7 @@ const RETRIED: u8 = 2;
 const IGNORED: u8 = 3;
 const REJECTED: u8 = 4;
 const BROKEN: u8 = 5;
+const STOPPED: u8 = 6;
 
 /// A child that is ready.
 #[derive(Debug)]
@@ -136,15 +138,27 @@ impl Child {
         // A large message is not kept for the sake of the next.
         self.out.shrink_to(1 << 16);
         let (mut asked, mut told) = (false, false);
+        let mut reports = Reports::new(cx, number);
         loop {
             tokio::select! {
                 biased;
-                found = self.channel.receive() => match found {
+                answer = reports.done(), if reports.is_busy() => {
+                    if let Some(answer) = answer
+                        && self.channel.send(&answer).await.is_err()
+                    {
+                        return Ran::Lost { why: self.lost_call(number).await };
+                    }
+                }
+                found = self.channel.receive(), if !reports.is_busy() => match found {
                     Ok(Some(Frame { kind: frame::END, call, payload })) if call == number => {
                         self.done += 1;
                         return end(payload).unwrap_or_else(|why| Ran::Lost { why });
                     }
-                    Ok(Some(found)) => hear(&found, &mut aside),
+                    Ok(Some(found)) => {
+                        if !reports.hear(&found, &mut self.channel) {
+                            hear(&found, &mut aside);
+                        }
+                    }
                     // The system says so when what was sent was not read: then it was gone before.
                     Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                         self.kill();
@@ -154,12 +168,14 @@ impl Child {
                 },
                 cancelled = cx.cancelled(), if !asked => {
                     asked = true;
+                    let _ = self.channel.send(&report::cancel(number, cancelled.0)).await;
                     if cancelled.0 == CancelReason::SoftTimeLimit {
                         send_signal(self.pid, Signal::USR1);
                     }
                 }
                 reason = cx.stopped(), if !told => {
                     told = true;
+                    let _ = self.channel.send(&report::cancel(number, reason)).await;
                     if reason == CancelReason::Revoked {
                         send_signal(self.pid, Signal::TERM);
                     }
@@ -372,6 +388,10 @@ pub(crate) fn end(mut payload: Bytes) -> Result<Ran, String> {
         BROKEN => {
             let told: ToldLoss = serde_json::from_slice(&payload).map_err(|why| why.to_string())?;
             Ran::Lost { why: told.why }
+        }
+        STOPPED => {
+            let why = String::from_utf8_lossy(&payload);
+            Ran::Lost { why: format!("the task stopped as it was told to ({why}).") }
         }
         other => return Err(format!("a task ended in outcome {other}, which is not known here")),
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use celeriac::Config;
 use celeriac::config::Route;
 
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, OURS};
 
 /// What the application's configuration says of where things are.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,8 @@ pub fn from_app(manifest: &Manifest) -> FromApp {
         matches!(scheme, "redis" | "rediss" | "sentinel" | "valkey" | "valkeys")
     };
     FromApp {
-        broker: manifest.broker_url.clone(),
+        // Who asks a server for its store says nothing of where that store is.
+        broker: manifest.broker_url.clone().filter(|url| !url.starts_with(OURS)),
         result_backend: manifest.result_backend.as_ref().filter(readable).cloned(),
         broker_prefix: prefix(&manifest.broker_transport_options),
         result_prefix: prefix(&manifest.result_backend_transport_options),
@@ -92,6 +93,9 @@ fn place(url: &str) -> Option<(String, String, u16, u32)> {
     Some((credentials.to_owned(), host.to_owned(), port, db))
 }
 
+/// How long a Python task that is told to stop may take to do so, unless celeriac's own configuration says otherwise.
+const REVOKE_GRACE: Duration = Duration::from_secs(1);
+
 /// As Celery, a warm shutdown waits for what runs as long as it takes; a second signal does not.
 const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -127,6 +131,9 @@ pub fn overlay(manifest: &Manifest, mut config: Config) -> Config {
     if let Some(concurrency) = manifest.number("worker_concurrency").filter(|concurrency| *concurrency > 0) {
         config.worker_concurrency = usize::try_from(concurrency).unwrap_or(1);
     }
+    // A process that is told to stop and does not is killed soon: what it does meanwhile, such as a call to a language
+    // model, is paid for.
+    config.worker_revoke_grace = REVOKE_GRACE;
     config.worker_shutdown_timeout =
         manifest.seconds("worker_soft_shutdown_timeout").unwrap_or(AS_LONG_AS_IT_TAKES);
     for (setting, why) in unsupported(manifest) {
@@ -190,7 +197,7 @@ fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
 mod tests {
     use super::*;
 
-    fn manifest(options: serde_json::Value) -> Manifest {
+    fn manifest(options: &serde_json::Value) -> Manifest {
         let told = serde_json::json!({
             "version": 1, "celery": "5.7.0", "python": "3.11", "app": "a", "broker_url": "redis://h",
             "result_backend": "redis://h", "result_backend_shown": "redis://h", "queues": ["celery"], "conf": {},
@@ -204,16 +211,16 @@ mod tests {
         let ours = serde_json::json!({
             "visibility_timeout": 5, "global_keyprefix": "p:", "sep": "\u{6}\u{16}", "priority_steps": [0, 3, 6, 9],
         });
-        let ours = manifest(ours);
+        let ours = manifest(&ours);
         assert!(foreign_layout(&ours).is_empty());
         assert_eq!(from_app(&ours).broker_prefix, "p:");
         let theirs = serde_json::json!({ "sep": ":", "priority_steps": [0, 1, 2], "unacked_key": "unacked" });
-        assert_eq!(foreign_layout(&manifest(theirs)), ["sep", "priority_steps"]);
+        assert_eq!(foreign_layout(&manifest(&theirs)), ["sep", "priority_steps"]);
     }
 
     #[test]
     fn what_an_application_does_not_say_is_celery_s_default() {
-        let config = overlay(&manifest(serde_json::json!({})), Config::default());
+        let config = overlay(&manifest(&serde_json::json!({})), Config::default());
         assert!(!config.task_acks_late, "acknowledged early");
         assert_eq!(config.result_expires, None);
         assert_eq!(config.worker_shutdown_timeout, AS_LONG_AS_IT_TAKES);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Both halves must be of one version.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 pub(crate) const START: u8 = 1;
 pub(crate) const FORK: u8 = 2;
@@ -23,10 +23,18 @@ pub(crate) const TASK: u8 = 20;
 pub(crate) const CONCLUDE: u8 = 21;
 pub(crate) const CANCEL: u8 = 22;
 pub(crate) const STOP: u8 = 23;
+pub(crate) const ANSWER: u8 = 24;
 pub(crate) const HELLO: u8 = 30;
 pub(crate) const END: u8 = 31;
 pub(crate) const CONCLUDED: u8 = 32;
 pub(crate) const MODULES: u8 = 33;
+pub(crate) const RECORD: u8 = 40;
+pub(crate) const STEP: u8 = 41;
+pub(crate) const STEP_DONE: u8 = 42;
+pub(crate) const TOKEN: u8 = 43;
+pub(crate) const FLUSH: u8 = 44;
+pub(crate) const STORE: u8 = 45;
+pub(crate) const FETCH: u8 = 46;
 
 /// A frame from Python holds so many bytes at most.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -113,6 +121,16 @@ impl Channel {
     /// Sends what [`write`] has written. Dropped half-way, it leaves a channel that is good for nothing.
     pub(crate) async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
         self.stream.write_all(frames).await
+    }
+
+    /// The next frame, if it has been received already and `wanted` wants it.
+    pub(crate) fn received(&mut self, wanted: impl FnOnce(u8) -> bool) -> Option<Frame> {
+        // Kind stands after the length. What is wrong with a frame is for the wait to tell.
+        let kind = *self.reader.buffer.get(4)?;
+        if !wanted(kind) {
+            return None;
+        }
+        self.reader.next().ok().flatten()
     }
 
     /// Waits for the next frame; `None` when the other side is gone. Dropping the wait loses nothing.

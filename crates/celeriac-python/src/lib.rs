@@ -27,6 +27,7 @@ mod frame;
 mod manifest;
 mod memory;
 mod pool;
+mod report;
 mod source;
 mod zygote;
 

@@ -9,6 +9,9 @@ use celeriac::task::ForeignTask;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+/// What an address begins with that leads to a store of celeriac's.
+pub(crate) const OURS: &str = "celeriac+";
+
 /// What the application is.
 #[derive(Debug, Clone, Deserialize)]
 #[non_exhaustive]
@@ -71,6 +74,12 @@ impl Manifest {
             (Arc::clone(&task.name), Arc::new(task))
         });
         tasks.collect()
+    }
+
+    /// Whether its results are kept in the worker's own store, which its processes reach through the supervisor alone.
+    #[must_use]
+    pub fn results_are_ours(&self) -> bool {
+        self.result_backend.as_deref().is_some_and(|url| url.starts_with(OURS))
     }
 
     /// A setting that is yes or no.

@@ -58,6 +58,7 @@ struct Inner {
     zygote: Arc<Zygote>,
     options: PoolOptions,
     tasks: BTreeMap<Arc<str>, Arc<ForeignTask>>,
+    stores: bool,
     state: Mutex<State>,
     /// As many permits as there are idle children.
     idle: Semaphore,
@@ -104,6 +105,7 @@ impl Pool {
         let inner = Arc::new(Inner {
             zygote,
             tasks: manifest.foreign_tasks(),
+            stores: !manifest.results_are_ours(),
             state: Mutex::new(State { wanted: options.size, scale: options.autoscale, ..State::default() }),
             options,
             idle: Semaphore::new(0),
@@ -331,6 +333,10 @@ impl Executor for Pool {
             }
             return Some(Box::new(Chair { inner: Arc::clone(&self.inner), child: Some(child), busy: false }));
         }
+    }
+
+    fn stores(&self) -> bool {
+        self.inner.stores
     }
 
     fn resize(&self, size: usize) {
