@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import Any
 
-from . import wire
+from . import store, wire
 
 #: What the supervisor asks of each task.
 _TASK_OPTIONS = (
@@ -61,6 +61,7 @@ def load(options: dict[str, Any]) -> Worker:
 
     hostname = options["hostname"]
     app = find_app(options["app"])
+    store.lead_home(app)
     app.loader.init_worker()
     worker = Worker(app, hostname, options)
     trace.setup_worker_optimizations(app, hostname)
@@ -135,6 +136,8 @@ def _broker_url(app: Any) -> str | None:
 
 def _result_backend(app: Any) -> str | None:
     backend = app.conf.result_backend
+    if backend is None and app.conf.broker_url == store.ADDRESS:
+        return store.ADDRESS
     return backend if isinstance(backend, str) else None
 
 

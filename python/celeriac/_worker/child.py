@@ -9,6 +9,7 @@ RETRIED    the same
 IGNORED    nothing
 REJECTED   JSON: ``requeue``, ``reason``
 BROKEN     JSON: ``why``; the task is lost, and not the process
+STOPPED    why: it was told to stop, and did before anything was stored
 =========  ==========================================================================================================
 
 The result is Celery's meta as JSON where it is left to the supervisor to store, and else empty; the value is empty where
@@ -29,10 +30,11 @@ import threading
 import traceback
 from typing import Any
 
-from . import system, wire
+from .. import _link, _task
+from . import report, store, system, wire
 from .application import Worker
 
-SUCCEEDED, FAILED, RETRIED, IGNORED, REJECTED, BROKEN = range(6)
+SUCCEEDED, FAILED, RETRIED, IGNORED, REJECTED, BROKEN, STOPPED = range(7)
 _END = struct.Struct("<Bd")
 _LENGTH = struct.Struct("<I")
 _TASK = struct.Struct("<IH")
@@ -76,6 +78,9 @@ class Child:
         self.call = Call()
         #: Tasks that nobody watches in this process, by name: nobody misses their results before the supervisor has them.
         self._unwatched: dict[str, bool] = {}
+        self.reporter = report.Reporter(self.channel)
+        #: What is reported of the task that runs.
+        self.reports: report.Call | None = None
         self._done = 0
         self._modules: set[str] = set()
 
@@ -94,7 +99,7 @@ class Child:
     def take(self, kind: int, call: int, payload: bytes) -> None:
         """Deals with a frame."""
         if kind == wire.TASK:
-            end = self._run(payload)
+            end = self._run(payload, call)
             # Before the end, after which nobody listens until the next task.
             self._learn()
             self.channel.send(wire.END, call, end)
@@ -111,13 +116,24 @@ class Child:
             self._modules.update(new)
             self.channel.send(wire.MODULES, 0, json.dumps(new).encode())
 
-    def _run(self, payload: bytes) -> bytes:
+    def soft_limit(self, *_: object) -> None:
+        """Handles the signal of the soft time limit: Celery's exception, in the midst of the task."""
+        from billiard.exceptions import SoftTimeLimitExceeded
+
+        if self.call.running is None:
+            return
+        if self.reports is not None:
+            self.reports.stop(report.SOFT_TIME_LIMIT)
+        self.reporter.shield.raises(SoftTimeLimitExceeded())
+
+    def _run(self, payload: bytes, number: int) -> bytes:
         from celery.app import trace
         from celery.exceptions import Reject
 
         request, body, content_type, content_encoding = self._request(payload)
         name, uuid = request["task"], request["id"]
         self.call.begin(uuid)
+        mark = self._enter(number, uuid)
         try:
             failed, value, runtime = trace.fast_trace_task(name, uuid, request, body, content_type, content_encoding)
         except Reject as why:
@@ -127,11 +143,27 @@ class Child:
             # What cannot even be decoded: Celery's master stores such an end.
             self.call.running = None
             return self._internal(request, why)
+        except _task.TaskStopped as why:
+            self.call.running = None
+            return self._stopped(request, body, content_type, content_encoding, why)
         finally:
             self.call.running = None
+            self._leave(mark)
         if not failed:
             return self._succeeded(str(value), float(runtime))
         return self._failed(value, float(runtime or 0.0), name)
+
+    def _enter(self, number: int, uuid: str) -> Any:
+        """A task begins: what it reports goes to the supervisor."""
+        self.reports = report.Call(self.reporter, number, uuid)
+        return _task.enter(self.reports, alone=True)
+
+    def _leave(self, mark: Any) -> None:
+        """It is over."""
+        _task.leave(mark)
+        self.reporter.shield.drop()
+        if self.reports is not None:
+            self.reports.end()
 
     def _request(self, payload: bytes) -> tuple[dict[str, Any], Any, str | None, str | None]:
         deliveries, queue_bytes = _TASK.unpack_from(payload)
@@ -235,6 +267,41 @@ class Child:
     def _broken(self, why: BaseException) -> bytes:
         return _END.pack(BROKEN, 0.0) + json.dumps({"why": f"{type(why).__name__}: {why}"}).encode()
 
+    def _stopped(self, request: dict[str, Any], body: Any, content_type: str | None, content_encoding: str | None,
+                 why: _task.TaskStopped) -> bytes:  # fmt: skip
+        """The task has let :class:`celeriac.TaskStopped` pass, which Celery's tracer knows nothing of."""
+        from billiard.exceptions import SoftTimeLimitExceeded
+        from celery.app.trace import FAILURE, TraceInfo
+
+        if why.reason != report.SOFT_TIME_LIMIT:
+            # Whoever has stopped it knows what becomes of it.
+            return _END.pack(STOPPED, 0.0) + why.reason.encode()
+        self.settle()
+        task = self.app.tasks[request["task"]]
+        context = self._context(request, body, content_type, content_encoding)
+        try:
+            raise SoftTimeLimitExceeded from why
+        except SoftTimeLimitExceeded as limit:
+            info = TraceInfo(FAILURE, limit).handle_error_state(task, context, eager=False, call_errbacks=True)
+            task.after_return(FAILURE, limit, context.id, context.args, context.kwargs, info)
+        return self._failed(info, 0.0, request["task"])
+
+    def _context(self, request: dict[str, Any], body: Any, content_type: str | None, content_encoding: str | None) -> Any:
+        """The request of a task that does not run, as one that does has it."""
+        from celery.app.task import Context
+        from kombu.serialization import loads, prepare_accept_content
+
+        try:
+            if content_type:
+                accept = prepare_accept_content(self.app.conf.accept_content)
+                body = loads(body, content_type, content_encoding, accept=accept)
+            args, kwargs, embed = body
+        except Exception:
+            # Its caller hears of the end all the same.
+            args, kwargs, embed = (), {}, {}
+        request.update(embed or {}, args=args, kwargs=kwargs)
+        return Context(request)
+
     def _conclude(self, payload: bytes) -> bytes:
         (length,) = _LENGTH.unpack_from(payload)
         at = _LENGTH.size + length
@@ -247,27 +314,16 @@ class Child:
         return json.dumps({"stored": found}).encode()
 
     def _store_verdict(self, verdict: dict[str, Any], payload: bytes) -> str:
-        from celery.app.task import Context
         from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
-        from kombu.serialization import loads, prepare_accept_content
 
         request, body, content_type, content_encoding = self._request(payload)
-        try:
-            if content_type:
-                accept = prepare_accept_content(self.app.conf.accept_content)
-                body = loads(body, content_type, content_encoding, accept=accept)
-            args, kwargs, embed = body
-        except Exception:
-            # Its caller hears of the end all the same.
-            args, kwargs, embed = (), {}, {}
-        request.update(embed or {}, args=args, kwargs=kwargs)
+        context = self._context(request, body, content_type, content_encoding)
         task = self.app.tasks[request["task"]]
         backend, uuid = task.backend, request["id"]
         ignored = request.get("ignore_result")
         ignored = task.ignore_result if ignored is None else ignored
         # As Celery's `Request.store_errors`.
         store = not ignored or bool(task.store_errors_even_if_ignored)
-        context = Context(request)
         kind = verdict["verdict"]
         if kind == "revoked":
             return self._revoke(task, uuid, context, verdict["text"], store)
@@ -344,18 +400,31 @@ class Child:
             task.request_stack.pop()
 
     def capture_values(self) -> None:
-        """Keeps what the running task returned, for its log: the tracer itself gives only its text."""
+        """Keeps what the running task returned, for its log: the tracer itself gives only its text. Before an end is
+        stored, what the task has reported is written."""
         backend = type(self.app.backend)
-        done = backend.mark_as_done
+        done, failed = backend.mark_as_done, backend.mark_as_failure
 
         def mark_as_done(backend: Any, task_id: str, result: Any, request: Any = None, store_result: bool = True,
                          *args: Any, **kwargs: Any) -> Any:  # fmt: skip
             call = self.call
-            if store_result and task_id == call.running:
-                call.value, call.has_value = result, True
+            if task_id == call.running:
+                if store_result:
+                    call.value, call.has_value = result, True
+                self.settle()
             return done(backend, task_id, result, request, store_result, *args, **kwargs)
 
-        backend.mark_as_done = mark_as_done
+        def mark_as_failure(backend: Any, task_id: str, *args: Any, **kwargs: Any) -> Any:
+            if task_id == self.call.running:
+                self.settle()
+            return failed(backend, task_id, *args, **kwargs)
+
+        backend.mark_as_done, backend.mark_as_failure = mark_as_done, mark_as_failure
+
+    def settle(self) -> None:
+        """Waits until what the task has reported is written."""
+        if self.reports is not None:
+            self.reports.settle()
 
 
     def leave_results(self) -> None:
@@ -481,7 +550,6 @@ def run(
 
 def _initialize(child: Child, number: int) -> None:
     from billiard import process as billiard_process
-    from billiard.exceptions import SoftTimeLimitExceeded
     from billiard.util import _run_after_forkers
     from celery import _state, platforms, signals
     from celery.app import trace
@@ -493,11 +561,8 @@ def _initialize(child: Child, number: int) -> None:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def soft(*_: object) -> None:
-        if child.call.running is not None:
-            raise SoftTimeLimitExceeded
-
-    signal.signal(signal.SIGUSR1, soft)
+    signal.signal(signal.SIGUSR1, child.soft_limit)
+    _link.use(store.Supervisor(child))
     with contextlib.suppress(Exception):
         # The name that log lines carry.
         current = billiard_process.current_process()

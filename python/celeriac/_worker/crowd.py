@@ -136,7 +136,7 @@ class Crowd(Child):
         try:
             if why is not None:
                 raise why
-            end = self._run(payload)
+            end = self._run(payload, number)
         except BaseException as why:
             # Told to stop, or what would end a process that the task had for itself.
             if not isinstance(why, Stopped):
@@ -150,6 +150,12 @@ class Crowd(Child):
                 _raise_in(threading.get_ident(), None)
             self.current.running = None
         self._send(wire.END, number, end)
+
+    def _enter(self, number: int, uuid: str) -> Any:
+        """Many tasks share the socket here, and its reader: they report as under Celery's own worker."""
+
+    def _leave(self, mark: Any) -> None:
+        """Nothing was entered."""
 
     def _send(self, kind: int, number: int, payload: bytes) -> None:
         with self.sending:

@@ -18,17 +18,25 @@ WARNING                  14  to super.  something that people should know
 TASK                     20  to child   ``deliveries: u32, queue length: u16, queue, head length: u32, head, body``: the
                                         envelope without its body as JSON, and the body's bytes, both as they travelled
 CONCLUDE                 21  to child   ``length: u32``, the verdict, and the payload of TASK
-CANCEL                   22  to child   why the call is to stop: ``soft``, ``stop``
+CANCEL                   22  to child   why the call is to stop: ``soft_time_limit``, ``revoked``, ``shutdown``
 STOP                     23  to child   none: exit, now that nothing runs
-ANSWER                   24  to child   kept for answers to STEP and its like
+ANSWER                   24  to child   ``question: u32, status: u8``, then by status, see below
 HELLO                    30  to super.  the child is ready: its process id
 END                      31  to super.  ``outcome: u8, runtime: f64``; then by outcome, see ``child``
 CONCLUDED                32  to super.  what stands stored
 MODULES                  33  to super.  names of modules that were imported while tasks ran
-RECORD                   40  to super.  kept for records of a task's log: ``event length: u16, event, data``
-STEP                     41  to super.  kept for durable steps: begun
-STEP_DONE                42  to super.  kept for durable steps: done
+RECORD                   40  to super.  a record of the task's log: ``event length: u16, event``, and its data
+STEP                     41  to super.  ``question: u32``, and the name of a durable step that is to be taken
+STEP_DONE                42  to super.  ``question: u32, key length: u16, key``, and the value that the step has returned
+TOKEN                    43  to super.  text that the task streams, as UTF-8
+FLUSH                    44  to super.  ``question: u32``: what was reported so far is to be written
+STORE                    45  to super.  ``question: u32, late: u8``, and JSON as ``POST /api/v1/messages`` has it, with
+                                        ``results`` and ``parts``: to be written now, or with the end of the task
+FETCH                    46  to super.  ``question: u32``, and the ids of tasks whose metas are wanted
 ====================  =====  =========  ==================================================================================
+
+The statuses of an answer: NEW, the step is to be taken, and its key; FOUND, ``key length: u16, key`` and the value it has;
+STORED, it is written or kept for the end; for FETCH, FOUND and the metas; STOPPED, the task is to stop, and why; FAILED, and why.
 """
 
 from __future__ import annotations
@@ -37,13 +45,13 @@ import socket
 import struct
 
 #: Both halves must be of one version.
-VERSION = 1
+VERSION = 2
 
 START, FORK, IMPORT, SIGNAL = 1, 2, 3, 4
 READY, FORKED, EXITED, FAILED, WARNING = 10, 11, 12, 13, 14
 TASK, CONCLUDE, CANCEL, STOP, ANSWER = 20, 21, 22, 23, 24
 HELLO, END, CONCLUDED, MODULES = 30, 31, 32, 33
-RECORD, STEP, STEP_DONE = 40, 41, 42
+RECORD, STEP, STEP_DONE, TOKEN, FLUSH, STORE, FETCH = 40, 41, 42, 43, 44, 45, 46
 
 HEADER = struct.Struct("<IBI")
 #: A frame holds so many bytes at most; the supervisor bounds what it sends by its own settings.
@@ -104,3 +112,17 @@ class Channel:
             if not data:
                 return None
             self._reader.feed(data)
+
+    def receive_ready(self) -> tuple[int, int, bytes] | None:
+        """The next frame that has come; ``None`` when none has, or the other side is gone."""
+        found = self._reader.next()
+        while found is None:
+            try:
+                data = self.socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            if not data:
+                return None
+            self._reader.feed(data)
+            found = self._reader.next()
+        return found
