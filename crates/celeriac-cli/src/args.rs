@@ -1,8 +1,12 @@
 //! The command line: what may be written. Nothing happens while it is parsed.
 
+mod celery;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use celery::{Met, Refused};
 
 /// A task queue for long-running work: Celery's model, with no service to install.
 #[derive(Debug, Parser)]
@@ -221,89 +225,6 @@ pub struct Worker {
     /// Options of Celery's that are met in another way.
     #[command(flatten)]
     pub met: Met,
-}
-
-/// Options of `celery worker` that say how, of what is done here in a way of its own; each is answered with that.
-#[derive(Debug, Args)]
-pub struct Met {
-    #[arg(long, hide = true)]
-    prefetch_multiplier: Option<String>,
-    #[arg(long, hide = true)]
-    disable_prefetch: bool,
-    #[arg(short = 'O', long, hide = true)]
-    optimization: Option<String>,
-    #[arg(short = 'S', long, hide = true)]
-    statedb: Option<String>,
-    #[arg(long, hide = true)]
-    without_heartbeat: bool,
-    #[arg(long, hide = true)]
-    heartbeat_interval: Option<String>,
-}
-
-impl Met {
-    /// Those that were given, and what is done instead.
-    #[must_use]
-    pub fn given(&self) -> Vec<(&'static str, &'static str)> {
-        let prefetch = "a worker never holds more than it has free slots for";
-        let heartbeat =
-            "whether a worker lives is told from a thread of its own, which costs next to nothing";
-        [
-            (self.prefetch_multiplier.is_some(), "--prefetch-multiplier", prefetch),
-            (self.disable_prefetch, "--disable-prefetch", prefetch),
-            (self.optimization.is_some(), "--optimization", prefetch),
-            (self.statedb.is_some(), "--statedb", "what is revoked is kept in the store itself"),
-            (self.without_heartbeat, "--without-heartbeat", heartbeat),
-            (self.heartbeat_interval.is_some(), "--heartbeat-interval", heartbeat),
-        ]
-        .into_iter()
-        .filter_map(|(given, name, why)| given.then_some((name, why)))
-        .collect()
-    }
-}
-
-/// Options of `celery worker` that are refused by name rather than ignored.
-#[derive(Debug, Args)]
-pub struct Refused {
-    #[arg(short = 'B', long, hide = true)]
-    beat: bool,
-    #[arg(short = 'D', long, hide = true)]
-    detach: bool,
-    #[arg(long, hide = true, alias = "discard")]
-    purge: bool,
-    #[arg(long, hide = true)]
-    uid: Option<String>,
-    #[arg(long, hide = true)]
-    gid: Option<String>,
-    #[arg(long, hide = true)]
-    umask: Option<String>,
-    #[arg(long, hide = true)]
-    executable: Option<String>,
-    #[arg(short = 's', long, hide = true, alias = "schedule")]
-    schedule_filename: Option<String>,
-    #[arg(long, hide = true)]
-    scheduler: Option<String>,
-}
-
-impl Refused {
-    /// The first such option that was given, and why it is refused.
-    #[must_use]
-    pub fn given(&self) -> Option<(&'static str, &'static str)> {
-        let manager = "let your service manager do it";
-        let beat = "this build has no scheduler; run `celery beat` beside it";
-        [
-            (self.beat, "--beat", beat),
-            (self.schedule_filename.is_some(), "--schedule-filename", beat),
-            (self.scheduler.is_some(), "--scheduler", beat),
-            (self.detach, "--detach", "let your service manager run it in the background"),
-            (self.purge, "--purge", "use `celeriac purge QUEUE` first"),
-            (self.uid.is_some(), "--uid", manager),
-            (self.gid.is_some(), "--gid", manager),
-            (self.umask.is_some(), "--umask", manager),
-            (self.executable.is_some(), "--executable", "use --python"),
-        ]
-        .into_iter()
-        .find_map(|(given, name, why)| given.then_some((name, why)))
-    }
 }
 
 /// `celeriac call`.
@@ -598,8 +519,27 @@ mod tests {
 
     #[test]
     fn options_without_meaning_are_named() {
-        let cli = Cli::try_parse_from(["celeriac", "worker", "--detach"]).unwrap();
-        let Command::Worker(worker) = cli.command else { panic!("not worker") };
-        assert_eq!(worker.refused.given().unwrap().0, "--detach");
+        let worker = |options: &[&str]| {
+            let all = ["celeriac", "worker"].into_iter().chain(options.iter().copied());
+            let Command::Worker(worker) = Cli::try_parse_from(all).unwrap().command else {
+                panic!("not worker")
+            };
+            worker
+        };
+        assert_eq!(worker(&["-B"]).refused.given().unwrap().0, "--beat");
+        let met = worker(&["--prefetch-multiplier", "1", "-O", "fair"]).met.given();
+        assert_eq!(
+            met.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["--prefetch-multiplier", "--optimization"]
+        );
+    }
+
+    #[test]
+    fn autoscale_takes_either_order() {
+        let scale = |text: &str| autoscale(text).map(|scale| (scale.least, scale.most));
+        assert_eq!((scale("10,3"), scale("3,10"), scale("4")), (Ok((3, 10)), Ok((3, 10)), Ok((1, 4))));
+        for wrong in ["", "0", "0,0", "a", "1,2,3", "-1"] {
+            assert!(scale(wrong).is_err(), "{wrong:?}");
+        }
     }
 }
