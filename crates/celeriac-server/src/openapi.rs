@@ -65,7 +65,14 @@ pub(crate) fn complete(openapi: &OpenApi, config: &ServerConfig) -> Value {
     envelope["properties"] = json!({
         "body": { "type": "string" },
         "headers": { "type": "object", "required": ["task", "id"], "properties": { "task": text, "id": text } },
-        "properties": { "type": "object" },
+        // As Python's workers want them: without a tag or an exchange they lose the message.
+        "properties": { "type": "object", "required": ["delivery_tag", "delivery_info"], "properties": {
+            "delivery_tag": { "not": { "type": "null" } },
+            "delivery_info": { "type": "object", "required": ["exchange"], "properties": {
+                "exchange": { "type": ["string", "null"] },
+                "routing_key": { "type": ["string", "null"] },
+            } },
+        } },
     });
     schemas["MessagesRequest"]["minProperties"] = json!(1);
     schemas["Filter"]["minProperties"] = json!(1);

@@ -36,6 +36,13 @@ pub struct Wrong {
     pub problem: String,
 }
 
+/// A whole number, which JSON may write as `1.0`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
+fn whole(number: &Json) -> Option<u32> {
+    let number = number.to::<f64>().ok()?;
+    ((0.0..=f64::from(u32::MAX)).contains(&number) && number.fract() == 0.0).then_some(number as u32)
+}
+
 /// Reads lists of objects, and notes what is wrong with each.
 struct Reader {
     at: String,
@@ -113,9 +120,11 @@ impl Reader {
                 return None;
             }
         };
-        if head.headers.id.is_empty() {
-            self.note("/message/headers/id", &"missing");
-            return None;
+        for (field, value) in [("id", &head.headers.id), ("task", &head.headers.task)] {
+            if value.is_empty() {
+                self.note(&format!("/message/headers/{field}"), &"missing or empty");
+                return None;
+            }
         }
         Some(Routed {
             task_id: TaskId::from(head.headers.id.as_str()),
@@ -132,7 +141,7 @@ impl Reader {
     fn chord(&mut self, item: &Json) -> Option<NewChord> {
         let fields = self.fields(item)?;
         let group_id = self.text(&fields, "group")?;
-        let size = fields.get("size").and_then(|size| size.to::<u32>().ok()).filter(|size| *size > 0);
+        let size = fields.get("size").and_then(whole).filter(|size| *size > 0);
         if size.is_none() {
             self.note("/size", &"not a number of tasks, 1 at least");
         }
