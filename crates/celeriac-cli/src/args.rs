@@ -483,9 +483,16 @@ pub struct Bench {
     #[arg(long, value_name = "REDIS-SERVER", num_args = 0..=1, default_missing_value = "redis-server",
         conflicts_with_all = ["serve", "queued", "folder"])]
     pub redis: Option<PathBuf>,
-    /// With --redis: measure Celery's prefork workers in the same run, with this Python, which has Celery.
+    /// With --redis: measure an application of Celery's in the same run, with Celery's prefork workers and with ours, with
+    /// this Python, which has Celery.
     #[arg(long, value_name = "PYTHON", requires = "redis")]
     pub celery: Option<PathBuf>,
+    /// With --celery: how many processes run its tasks. Default: as many as there are cores.
+    #[arg(long, value_name = "N", requires = "celery")]
+    pub celery_processes: Option<usize>,
+    /// With --celery: modules that the application imports, as an application with a large framework does.
+    #[arg(long, value_name = "MODULES", value_delimiter = ',', requires = "celery")]
+    pub celery_imports: Vec<String>,
     /// Measure the server instead: answers of the API while every core burns, and watchers of streams.
     #[arg(long)]
     pub serve: bool,

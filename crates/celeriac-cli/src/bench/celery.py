@@ -1,10 +1,14 @@
-"""Celery at the same work: publishes tasks that do nothing, has them run by prefork workers, and prints the rates.
+"""Celery's tasks that do nothing: publishes them, has a worker run them, and prints what that took.
 
-Arguments: the URL of an empty Redis database, how many tasks, and how many processes.
+Arguments: the URL of an empty Redis database, how many tasks, how many processes, and the program of the worker: nothing
+for Celery's own with this Python, or another one that takes Celery's options. BENCH_IMPORT names modules that the
+application imports, separated by commas.
 """
 
+import importlib
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -13,6 +17,8 @@ from celery import Celery
 
 app = Celery("celery_bench", broker=os.environ.get("BENCH_URL"), backend=os.environ.get("BENCH_URL"))
 app.conf.update(broker_connection_retry_on_startup=True)
+for module in filter(None, os.environ.get("BENCH_IMPORT", "").split(",")):
+    importlib.import_module(module)
 
 
 @app.task(name="bench.noop")
@@ -20,7 +26,27 @@ def noop(n):
     return n
 
 
-def main(url, tasks, processes):
+def pss(process):
+    """KiB of memory that a process and those it has started have to themselves, and their share of the rest."""
+    total, children = 0, {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, parent = entry.parent.name, entry.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(pid)
+    found = [str(process)]
+    for pid in found:
+        found.extend(children.get(pid, ()))
+        try:
+            rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total
+
+
+def main(url, tasks, processes, program):
     os.environ["BENCH_URL"] = url
     app.conf.update(broker_url=url, result_backend=url)
     redis = app.backend.client
@@ -33,21 +59,23 @@ def main(url, tasks, processes):
             noop.apply_async((n,), producer=producer, ignore_result=False, add_to_parent=False)
     figures["publish"] = tasks / (time.monotonic() - began)
     figures["bytes"] = (redis.info("memory")["used_memory"] - empty) / tasks
+    command = [program] if program else [sys.executable, "-m", "celery"]
     worker = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "celery_bench", "worker", "-c", str(processes), "-l", "error",
-         "--without-mingle", "--without-gossip"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        [*command, "worker", "-A", "celery_bench", "-c", str(processes), "-l", "ERROR", "--without-mingle",
+         "--without-gossip"] if program else
+        [*command, "-A", "celery_bench", "worker", "-c", str(processes), "-l", "ERROR", "--without-mingle",
+         "--without-gossip"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     try:
-        done = lambda: redis.dbsize() - redis.exists("celery", "unacked", "unacked_index", "_kombu.binding.celery",
-                                                     "_kombu.binding_permanent.celery", "_kombu.binding.celery.pidbox",
-                                                     "_kombu.binding.celeryev", "unacked_mutex")
+        left = lambda: redis.llen("celery") + redis.hlen("unacked")
         # The time it takes to start is not counted.
-        while (first := done()) < tasks * 0.02:
+        while (first := left()) > tasks * 0.98:
+            assert worker.poll() is None, "the worker has ended"
             time.sleep(0.01)
         began = time.monotonic()
-        while (count := done()) < tasks * 0.99:
+        while (count := left()) > tasks * 0.01:
             time.sleep(0.01)
-        figures["run"] = (count - first) / (time.monotonic() - began)
-        while redis.llen("celery") or redis.hlen("unacked"):
+        figures["run"] = (first - count) / (time.monotonic() - began)
+        while left():
             time.sleep(0.01)
         latencies = []
         for n in range(520):
@@ -56,6 +84,7 @@ def main(url, tasks, processes):
             latencies.append((time.monotonic() - began) * 1e6)
         latencies = sorted(latencies[20:])
         figures["p50"], figures["p99"] = latencies[len(latencies) // 2], latencies[len(latencies) * 99 // 100]
+        figures["pss"] = pss(worker.pid)
     finally:
         worker.terminate()
         worker.wait()
@@ -63,4 +92,4 @@ def main(url, tasks, processes):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else None)

@@ -55,8 +55,10 @@ async fn one(args: &Bench, program: &Path, bar: &ProgressBar) -> Result<Figures,
     }
     server.ask(&["FLUSHALL"]).await?;
     if let Some(python) = &args.celery {
-        celery(python, &server, &mut figures).await?;
-        server.ask(&["FLUSHALL"]).await?;
+        for worker in [Worker::Celery, Worker::Celeriac] {
+            celery(python, worker, args, &server, &mut figures).await?;
+            server.ask(&["FLUSHALL"]).await?;
+        }
     }
     bar.inc(1);
     let app = Celeriac::builder().broker(server.url()).register(noop).connect().await?;
@@ -75,31 +77,66 @@ async fn one(args: &Bench, program: &Path, bar: &ProgressBar) -> Result<Figures,
     Ok(figures)
 }
 
-/// Celery with as many processes as there are cores.
-async fn celery(python: &Path, server: &Server, figures: &mut Figures) -> Result<(), Problem> {
+/// Who runs the tasks of a Python application.
+#[derive(Debug, Clone, Copy)]
+enum Worker {
+    Celery,
+    Celeriac,
+}
+
+impl Worker {
+    /// What is measured: its name, its unit, and what the script calls it.
+    fn rows(self) -> &'static [(&'static str, &'static str, &'static str)] {
+        match self {
+            Self::Celery => &[
+                ("Celery prefork, publish", "/s", "publish"),
+                ("Celery prefork, run with result", "/s", "run"),
+                ("Celery prefork, memory of a queued task in Redis", "bytes", "bytes"),
+                ("Celery prefork, round trip when idle, p50", "µs", "p50"),
+                ("Celery prefork, round trip when idle, p99", "µs", "p99"),
+                ("Celery prefork, memory of all processes", "KiB PSS", "pss"),
+            ],
+            Self::Celeriac => &[
+                ("the same application, run with result", "/s", "run"),
+                ("the same application, round trip when idle, p50", "µs", "p50"),
+                ("the same application, round trip when idle, p99", "µs", "p99"),
+                ("the same application, memory of all processes", "KiB PSS", "pss"),
+            ],
+        }
+    }
+}
+
+/// An application of Celery's with as many processes as there are cores, or as were asked for.
+async fn celery(
+    python: &Path,
+    worker: Worker,
+    args: &Bench,
+    server: &Server,
+    figures: &mut Figures,
+) -> Result<(), Problem> {
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("celery_bench.py");
     std::fs::write(&script, CELERY)?;
-    let processes = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let ran = Command::new(python)
-        .arg(&script)
-        .args([server.url(), CELERY_TASKS.to_string(), processes.to_string()])
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let processes = args.celery_processes.unwrap_or(cores);
+    let mut command = Command::new(python);
+    command.arg(&script).args([server.url(), CELERY_TASKS.to_string(), processes.to_string()]);
+    if matches!(worker, Worker::Celeriac) {
+        command.arg(std::env::current_exe()?).env("CELERIAC_PYTHON", python);
+    }
+    let ran = command
+        .env("BENCH_IMPORT", args.celery_imports.join(","))
         .current_dir(folder.path())
         .kill_on_drop(true)
         .output()
         .await?;
     let figures_of: Value = serde_json::from_slice(&ran.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&ran.stderr);
-        Problem::new(Exit::Failed, format!("{} could not measure Celery: {said}", python.display()))
+        let who = python.display();
+        Problem::new(Exit::Failed, format!("{who} could not measure {worker:?}: {said}"))
     })?;
-    for (name, unit, field) in [
-        ("Celery prefork, publish", "/s", "publish"),
-        ("Celery prefork, run with result", "/s", "run"),
-        ("Celery prefork, memory of a queued task in Redis", "bytes", "bytes"),
-        ("Celery prefork, round trip when idle, p50", "µs", "p50"),
-        ("Celery prefork, round trip when idle, p99", "µs", "p99"),
-    ] {
-        figures.rows.push((name, unit, figures_of[field].as_f64().unwrap_or_default()));
+    for (name, unit, field) in worker.rows() {
+        figures.rows.push((name, unit, figures_of[*field].as_f64().unwrap_or_default()));
     }
     Ok(())
 }
