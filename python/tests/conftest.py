@@ -221,9 +221,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Any:
         place = Place(folder, "", f"sqlite://{folder}/celeriac.db")
         place.url = "celeriac+" + place.serve()
         monkeypatch.syspath_prepend(str(folder))
-        for place in opened(folder, place.url, monkeypatch, place):
-            place.worker()
-            yield place
+        for made in opened(folder, place.url, monkeypatch, place):
+            made.worker()
+            yield made
 
 
 def installed(folder: pathlib.Path) -> None:

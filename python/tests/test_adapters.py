@@ -9,12 +9,12 @@ import threading
 import types
 
 import pytest
+from test_fallbacks import Recorder
 
 import celeriac
 import celeriac.crewai
 import celeriac.langgraph
 from celeriac import _task
-from test_fallbacks import Recorder
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ class Event:
 class Crew:
     """Emits as CrewAI's crew with two tasks does, its agents on a thread that copies the context."""
 
-    tasks = ["first", "second"]
+    tasks = ("first", "second")
 
     def __init__(self, emit):
         self.emit = emit
