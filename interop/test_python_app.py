@@ -371,6 +371,15 @@ def test_errbacks(app):
     app.noted(f"errback_new {result.id} ValueError('boom')")
 
 
+def test_an_errback_of_the_newer_style_of_a_task_in_rust(app):
+    if app.kind == "celery":
+        pytest.skip("it runs no tasks in Rust")
+    result = app.app.send_task("rust.fail", args=["boom"], queue="pyapp", link_error=app.tasks.errback_new.s())
+    with pytest.raises(ValueError):
+        result.get(timeout=PATIENCE)
+    app.noted(f"errback_new {result.id} ValueError('boom')")
+
+
 def test_a_chain_fails_as_a_whole(app):
     result = chain(app.tasks.fail.s(), app.tasks.echo.s())()
     with pytest.raises(ValueError):

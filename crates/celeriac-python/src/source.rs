@@ -21,6 +21,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "celeriac/_worker/application.py",
     "celeriac/_worker/child.py",
     "celeriac/_worker/crowd.py",
+    "celeriac/_worker/errback.py",
     "celeriac/_worker/report.py",
     "celeriac/_worker/store.py",
     "celeriac/_worker/system.py",

@@ -31,7 +31,7 @@ import traceback
 from typing import Any
 
 from .. import _link, _task
-from . import report, store, system, wire
+from . import errback, report, store, system, wire
 from .application import Worker
 
 SUCCEEDED, FAILED, RETRIED, IGNORED, REJECTED, BROKEN, STOPPED = range(7)
@@ -135,6 +135,9 @@ class Child:
         self.call.begin(uuid)
         mark = self._enter(number, uuid)
         try:
+            errback_body = errback.called(self.app, request, body, content_type, content_encoding)
+            if errback_body is not None:
+                body, content_type, content_encoding = errback_body, None, None
             failed, value, runtime = trace.fast_trace_task(name, uuid, request, body, content_type, content_encoding)
         except Reject as why:
             self.call.running = None
