@@ -252,7 +252,7 @@ mod tests {
             (r#"{"messages": [{"queue": "q"}]}"#, "/messages/0/message"),
             (r#"{"messages": [{"queue": "q", "message": {"headers": {}}}]}"#, "/messages/0/message"),
             (
-                r#"{"messages": [{"queue": "q", "message": {"body": "e30=", "headers": {}, "properties": {"body_encoding": "base64"}}}]}"#,
+                r#"{"messages": [{"queue": "q", "message": {"body": "e30=", "headers": {}, "properties": {"body_encoding": "base64", "delivery_tag": "d", "delivery_info": {"exchange": "", "routing_key": "q"}}}}]}"#,
                 "/messages/0/message/headers/task",
             ),
             (r#"{"chords": [{"group": "g", "size": 0, "body": {}}]}"#, "/chords/0/size"),
