@@ -1,6 +1,5 @@
 """The web application: a page, and the tasks behind it."""
 
-import os
 import pathlib
 
 import celeriac.fastapi
@@ -9,9 +8,8 @@ from fastapi.responses import FileResponse
 from newsroom_app import app
 
 api = FastAPI(title="Newsroom")
-api.include_router(
-    celeriac.fastapi.router(app, url=os.environ.get("CELERIAC_URL", "http://127.0.0.1:8787")), prefix="/tasks"
-)
+# Submit, status, result, stream and revoke, under /tasks.
+api.include_router(celeriac.fastapi.router(app, tasks=["newsroom.article"]))
 
 
 @api.get("/", include_in_schema=False)

@@ -46,7 +46,7 @@ class Newsroom:
         self.environment = {
             **os.environ,
             "CELERY_BROKER_URL": url,
-            "CELERIAC_URL": f"http://127.0.0.1:{server}",
+            "CELERIAC_SERVER": f"http://127.0.0.1:{server}",
             "OPENAI_BASE_URL": f"{self.llm}/v1",
             "LLM_TOKENS_PER_SECOND": "25",
             "CREWAI_DISABLE_TELEMETRY": "true",
