@@ -77,7 +77,9 @@ class Newsroom:
     def submit(self, topic):
         answer = httpx.post(f"{self.web}/tasks", json={"task": "newsroom.article", "args": [topic]}, timeout=PATIENCE)
         answer.raise_for_status()
-        return answer.json()["id"]
+        task_id = answer.json()["id"]
+        until("the server has heard of it", lambda: httpx.get(f"{self.web}/tasks/{task_id}").status_code == 200)
+        return task_id
 
     def calls(self):
         return httpx.get(f"{self.llm}/calls", timeout=PATIENCE).json()
