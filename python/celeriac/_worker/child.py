@@ -531,7 +531,8 @@ def run(
 
             child = Crowd(worker, sock, pool)
         _initialize(child, number)
-        if leaves_results:
+        # A backend of celeriac's own hands them over by itself, and more than them.
+        if leaves_results and type(child.app.backend).__module__ != "celeriac.backend":
             child.leave_results()
         code = child.serve()
         _farewell(worker, code)

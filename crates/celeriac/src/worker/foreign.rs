@@ -320,10 +320,14 @@ impl End<'_> {
     /// Writes an end, with the result where that is left to do: then both are one step, under the lease.
     async fn write_end(self, meta: ResultMeta, is_left: bool, count: Count, took: Duration, told: EventKind) {
         let by = self.shared.ender();
-        let mut transaction = ending::stored(by, self.delivery, self.message, Some(&meta), Then::Ack);
+        // Sent again under its id, it has not ended.
+        let again = self.late.iter().any(|late| !late.messages.is_empty());
+        let shown = Some(&meta).filter(|_| !again);
+        let mut transaction = ending::stored(by, self.delivery, self.message, shown, Then::Ack);
         if is_left {
             transaction.record.results.push(meta);
         }
+        self.late.into_iter().for_each(|late| late.add_to(&mut transaction));
         drop(self.slot);
         self.shared.settler.settle_telling(self.delivery, transaction, count, Some(took), Some(told)).await;
     }
