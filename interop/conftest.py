@@ -293,3 +293,19 @@ def watched(place, *workers):
 def place(server, tmp_path_factory, request):
     """A place for one test, without workers."""
     yield from open_place(server, tmp_path_factory, request, "place")
+
+
+_ended = 0
+
+
+def pytest_sessionfinish(session, exitstatus):
+    global _ended
+    _ended = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """Ends the process: at its exit Celery's clients would go on trying to reach servers that are stopped."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_ended)
