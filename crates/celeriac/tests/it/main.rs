@@ -21,6 +21,7 @@ mod redis_chords;
 mod redis_faults;
 mod redis_keys;
 mod redis_log;
+mod redis_python;
 mod redis_server;
 mod redis_soak;
 #[cfg(feature = "tls")]

@@ -1,51 +1,18 @@
 //! The log of a task in Redis: one that is an end and nothing else stands in the task's record, any other in a list.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use celeriac::backend::{Backend, LogPage, LogRecord, Record};
-use celeriac::broker::{Broker, Delivery, Reserve, Routed};
-use celeriac::id::{QueueName, WorkerName};
-use celeriac::protocol::{Body, Headers, Json, Message, Properties, ResultMeta};
-use celeriac::redis::{RedisOptions, RedisStore};
+use celeriac::broker::{Broker, Delivery};
+use celeriac::protocol::{Json, ResultMeta};
+use celeriac::redis::RedisStore;
 use celeriac::store::{Then, Transact, Transaction};
-use celeriac::testing::ManualClock;
 use celeriac::{State, TaskId};
-use tokio_util::sync::CancellationToken;
 
+use crate::redis::{message, open, reserve};
 use crate::redis_server::RedisServer;
-
-fn message(id: &str) -> Routed {
-    let headers = Headers { task: "t".into(), id: id.into(), ..Headers::default() };
-    let message = Message { headers, properties: Properties::new(id, "q"), body: Body::default() };
-    Routed {
-        task_id: TaskId::from(id),
-        task: "t".into(),
-        queue: QueueName::from("q"),
-        priority: 0,
-        due: None,
-        unique: false,
-        tags: Vec::new(),
-        message: message.encode().unwrap(),
-    }
-}
-
-async fn open(server: &RedisServer) -> Arc<RedisStore> {
-    let clock = ManualClock::new();
-    RedisStore::connect(&server.url(), RedisOptions::default(), clock.shared()).await.unwrap()
-}
 
 async fn deliver(store: &RedisStore, id: &str) -> Delivery {
     store.publish(vec![message(id)]).await.unwrap();
-    let request = Reserve {
-        worker: WorkerName::from("w@host/1"),
-        queues: vec![QueueName::from("q")],
-        limit: 1,
-        lease: Duration::from_secs(20),
-        wait: Duration::ZERO,
-        stop: CancellationToken::new(),
-    };
-    store.reserve(&request).await.unwrap().pop().expect("it was published")
+    reserve(store).await.pop().expect("it was published")
 }
 
 fn line(id: &str, event: &str, data: &str) -> LogRecord {
@@ -82,7 +49,7 @@ async fn feed(store: &RedisStore) -> Vec<(String, u64)> {
 #[tokio::test]
 async fn an_end_alone_needs_no_list() {
     let server = RedisServer::start().await;
-    let store = open(&server).await;
+    let (store, _) = open(&server).await;
     let delivery = deliver(&store, "a").await;
     assert_eq!(told(&page(&store, "a", 0).await), []);
     commit(&store, vec![end(&delivery, Vec::new())]).await;
@@ -100,7 +67,7 @@ async fn an_end_alone_needs_no_list() {
 #[tokio::test]
 async fn another_life_follows_the_end() {
     let server = RedisServer::start().await;
-    let store = open(&server).await;
+    let (store, _) = open(&server).await;
     for life in 1..=3 {
         let delivery = deliver(&store, "a").await;
         commit(&store, vec![end(&delivery, Vec::new())]).await;
@@ -116,7 +83,7 @@ async fn another_life_follows_the_end() {
 #[tokio::test]
 async fn what_goes_before_the_end_stays_before_it() {
     let server = RedisServer::start().await;
-    let store = open(&server).await;
+    let (store, _) = open(&server).await;
     let expected = [(1, "progress"), (2, "end")];
     for (id, batches) in [("own", 2), ("same batch", 1)] {
         let delivery = deliver(&store, id).await;
@@ -140,7 +107,7 @@ async fn what_goes_before_the_end_stays_before_it() {
 #[tokio::test]
 async fn an_end_and_a_new_life_in_one_batch() {
     let server = RedisServer::start().await;
-    let store = open(&server).await;
+    let (store, _) = open(&server).await;
     let delivery = deliver(&store, "a").await;
     let mut again = Transaction::publish(vec![message("a")]);
     again.record.log = vec![line("a", "state", r#"{"state": "PENDING"}"#)];
