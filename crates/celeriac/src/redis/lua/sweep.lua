@@ -21,7 +21,7 @@ local function forget(id)
   states[id] = ''
   if is_live(record) then
     -- The result came ahead of the acknowledgement: the message has still to be dealt with.
-    change(id, record, {'z', false, 'l', false, 'r', false, 'E', false, 'L', false})
+    change(id, record, {'z', false, 'l', false, 'r', false, 'L', false})
     return
   end
   call('DEL', OWN .. 't:' .. id, OWN .. 'a:' .. id)
