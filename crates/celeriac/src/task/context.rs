@@ -14,6 +14,7 @@ use super::cancel::CancelSignal;
 use super::error::{CancelReason, Cancelled, Retry};
 use crate::app::Celeriac;
 use crate::backend::{LogRecord, Record, StepRecord};
+use crate::broker::Delivery;
 use crate::envelopes::Envelopes;
 use crate::id::{DeliveryTag, GroupId, QueueName, TaskId};
 use crate::protocol::{Headers, Json, ResultMeta, ResultTuple};
@@ -51,6 +52,19 @@ pub(crate) struct Request {
     pub(crate) queue: QueueName,
     pub(crate) deliveries: u32,
     pub(crate) headers: Headers,
+}
+
+impl Request {
+    /// The request that a delivery brings.
+    pub(crate) fn of(delivery: &Delivery, headers: Headers) -> Self {
+        Self {
+            tag: delivery.tag.clone(),
+            task_id: delivery.task_id.clone(),
+            queue: delivery.queue.clone(),
+            deliveries: delivery.deliveries,
+            headers,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -25,8 +25,8 @@ use crate::protocol::{DecodeError, Json, Message, RawMessage, ResultMeta};
 use crate::state::State;
 use crate::store::{Outcome, Then, Transaction};
 use crate::task::{
-    Arguments, CancelReason, CancelSignal, Concluded, Context, Fault, ForeignCall, ForeignTask, Ran, Request,
-    TaskOptions, Verdict,
+    Arguments, CancelReason, CancelSignal, Concluded, Context, Executor, Fault, ForeignCall, ForeignTask,
+    Ran, Request, Seat, TaskOptions, Verdict,
 };
 
 /// A conclusion that could not be stored is tried again after this, and then after twice as long, up to the longest.
@@ -94,25 +94,14 @@ pub(super) async fn run(
     let Some(executor) = &shared.executor else { return };
     let limits = pool::limits(shared, message, &Runnable::Foreign(Arc::clone(task)));
     // Before it begins: a task that is acknowledged early is lost from then on.
-    let seat = tokio::select! {
-        biased;
-        seat = executor.seat() => match seat {
-            Some(seat) => seat,
-            None => return not_begun(shared, delivery, message, CancelReason::Shutdown).await,
-        },
-        reason = signal.stopped() => {
-            return not_begun(shared, delivery, message, reason).await;
-        }
+    let seat = match sit(&**executor, signal).await {
+        Waited::Seat(seat) => seat,
+        Waited::Gone => return not_begun(shared, delivery, message, CancelReason::Shutdown).await,
+        Waited::Stopped(reason) => return not_begun(shared, delivery, message, reason).await,
     };
     let context = Context::new(
         shared.app.clone(),
-        Request {
-            tag: delivery.tag.clone(),
-            task_id: delivery.task_id.clone(),
-            queue: delivery.queue.clone(),
-            deliveries: delivery.deliveries,
-            headers: message.headers.clone(),
-        },
+        Request::of(delivery, message.headers.clone()),
         Arc::clone(signal),
         shared.journal.clone(),
     );
@@ -133,24 +122,43 @@ pub(super) async fn run(
     shared.tell_started(delivery);
     shared.counters.started(&task.name);
     let began = Instant::now();
-    let mut seat = Some(seat);
+    let mut seat = seat;
     let within = loop {
-        let Some(taken) = seat else {
-            let why = "Worker exited prematurely: its runtime is gone.".to_owned();
-            break Within::Over(Ran::Lost { why });
-        };
-        let run = taken.run(call(delivery), context.clone());
+        let run = seat.run(call(delivery), context.clone());
         match pool::within_limits(shared, run, limits, signal).await {
-            Within::Over(Ran::NotBegun) => {
-                tracing::warn!(task_id = %delivery.task_id, "a process was gone before the task began there");
-                seat = executor.seat().await;
-            }
+            Within::Over(Ran::NotBegun) => {}
             within => break within,
         }
+        tracing::warn!(task_id = %delivery.task_id, "a process was gone before the task began there");
+        seat = match sit(&**executor, signal).await {
+            Waited::Seat(seat) => seat,
+            Waited::Gone => {
+                let why = "Worker exited prematurely: its runtime is gone.".to_owned();
+                break Within::Over(Ran::Lost { why });
+            }
+            Waited::Stopped(reason) => break Within::Stopped(reason),
+        };
     };
     context.flush().await;
     let end = End { shared, delivery, message, task, acks_late, limits, slot, late: context.take_late() };
     end.settle(within, signal.reason(), began.elapsed()).await;
+}
+
+/// What a wait for a seat came to.
+enum Waited {
+    Seat(Box<dyn Seat>),
+    /// The runtime is gone, and with it all seats that might come.
+    Gone,
+    /// The task is told to stop.
+    Stopped(CancelReason),
+}
+
+async fn sit(executor: &dyn Executor, signal: &CancelSignal) -> Waited {
+    tokio::select! {
+        biased;
+        seat = executor.seat() => seat.map_or(Waited::Gone, Waited::Seat),
+        reason = signal.stopped() => Waited::Stopped(reason),
+    }
 }
 
 async fn begin(shared: &Shared, delivery: &Delivery) -> bool {

@@ -81,13 +81,7 @@ async fn run(
     };
     let context = Context::new(
         shared.app.clone(),
-        Request {
-            tag: delivery.tag.clone(),
-            task_id: delivery.task_id.clone(),
-            queue: delivery.queue.clone(),
-            deliveries: delivery.deliveries,
-            headers: message.headers.clone(),
-        },
+        Request::of(&delivery, message.headers.clone()),
         Arc::clone(&signal),
         shared.journal.clone(),
     );

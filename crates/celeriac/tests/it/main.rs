@@ -9,6 +9,7 @@ mod control;
 mod engine;
 mod event;
 mod faults;
+mod foreign;
 mod kills;
 mod limits;
 mod macros;
