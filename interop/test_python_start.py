@@ -104,6 +104,26 @@ def test_settings_without_effect_are_named(place):
         assert f'setting="{name}"' in text, text
 
 
+def test_the_pool_is_the_application_s_own_choice(place):
+    write(place, "found.py", "worker_pool='threads'")
+    assert "concurrency: 1 (threads)" in worker(place).text()
+
+
+def test_a_pool_of_the_application_s_that_there_is_not_is_refused(place):
+    write(place, "found.py", "worker_pool='gevent'")
+    child = worker(place)
+    until(lambda: not child.lives(), "it goes on")
+    assert "worker_pool gevent is not supported" in child.text() and "--pool may be prefork" in child.text()
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_pools_that_cannot_use_a_store_of_ours_are_refused(place, tmp_path, pool):
+    write(place, "found.py")
+    refused = command(place, "-b", f"sqlite://{tmp_path}/tasks.db", "worker", "-P", pool)
+    assert refused.returncode == 2, refused
+    assert f"the pool {pool} is not supported on a store of celeriac's own" in refused.stderr
+
+
 def test_another_layout_of_keys_is_refused(place):
     write(place, "found.py", "broker_transport_options={'priority_steps': [0, 1], 'sep': ':'}")
     ran = command(place, "worker")

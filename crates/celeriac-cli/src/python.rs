@@ -20,7 +20,7 @@ pub(crate) struct Python {
     pub(crate) hostname: String,
     loglevel: Option<String>,
     /// The kind of pool.
-    kind: String,
+    kind: &'static str,
 }
 
 /// The children, in one of their forms.
@@ -60,11 +60,9 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         Command::Bench(_) | Command::Demo(_) => return Ok(None),
         _ => None,
     };
-    if let Some(pool) = worker.and_then(|worker| worker.pool.as_deref())
-        && !POOLS.contains(&pool)
-    {
-        return Err(Problem::usage(format!("--pool {pool} is not supported"))
-            .hint(format!("there is {}", POOLS.join(", "))));
+    let asked = worker.and_then(|worker| worker.pool.as_deref());
+    if let Some(pool) = asked {
+        known_pool("--pool", pool)?;
     }
     let interpreter = celeriac_python::interpreter(global.python.as_deref())
         .map_err(|error| Problem::usage(error).hint("name one by --python"))?;
@@ -72,8 +70,7 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
     let mut options =
         StartOptions { app: app.clone(), hostname: hostname.clone(), ..StartOptions::default() };
     options.workdir.clone_from(&global.workdir);
-    let pool = worker.and_then(|worker| worker.pool.clone()).unwrap_or_else(|| POOLS[0].to_owned());
-    options.pool.clone_from(&pool);
+    options.pool = asked.map(ToOwned::to_owned);
     options.start_method =
         worker.and_then(|worker| worker.start_method.clone()).unwrap_or_else(|| "fork".to_owned());
     // As `celery -b` and `--result-backend` have it: what tasks send goes where they are consumed from.
@@ -106,8 +103,26 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         return Err(Problem::usage(format!("broker_transport_options of {app}: {names}: not supported"))
             .hint("celeriac keeps to the layout that Celery has by default; global_keyprefix may be set"));
     }
+    let kind = match (asked, manifest.text("worker_pool")) {
+        (None, Some(pool)) if worker.is_some() => known_pool("worker_pool", pool)?,
+        (asked, _) => asked.map_or(Ok(POOLS[0]), |pool| known_pool("--pool", pool))?,
+    };
+    if kind != POOLS[0] && manifest.results_are_ours() {
+        return Err(Problem::usage(format!("the pool {kind} is not supported on a store of celeriac's own"))
+            .hint("its children hand over results one task at a time; use --pool prefork, or Redis"));
+    }
     let loglevel = worker.and_then(|worker| worker.loglevel.clone());
-    Ok(Some(Python { manifest, zygote, hostname, loglevel, kind: pool }))
+    Ok(Some(Python { manifest, zygote, hostname, loglevel, kind }))
+}
+
+/// A pool by its name, as the option or the setting `given` has it.
+fn known_pool(given: &str, pool: &str) -> Result<&'static str, Problem> {
+    // As celery/concurrency/__init__.py, which keeps that for old configurations.
+    let pool = if pool == "processes" { "prefork" } else { pool };
+    POOLS.iter().copied().find(|known| *known == pool).ok_or_else(|| {
+        Problem::usage(format!("{given} {pool} is not supported"))
+            .hint(format!("--pool may be {}", POOLS.join(", ")))
+    })
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -169,7 +184,7 @@ impl Python {
     pub(crate) fn start_children(&self, options: PoolOptions) -> Children {
         let zygote = self.zygote.clone().expect("a worker has imported the application");
         let (manifest, leaves) = (&self.manifest, options.leaves_results);
-        match self.kind.as_str() {
+        match self.kind {
             "threads" => Children::Crowd(Crowd::start(zygote, manifest, "threads", options.size, leaves)),
             "asyncio" => Children::Crowd(Crowd::start(zygote, manifest, "asyncio", options.size, leaves)),
             _ => Children::Pool(Pool::start(zygote, manifest, options)),

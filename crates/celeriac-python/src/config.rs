@@ -164,6 +164,11 @@ fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
     );
     check(set("worker_agent"), "worker_agent", "there is no agent");
     check(set("worker_timer"), "worker_timer", "timers are the supervisor's own");
+    check(
+        manifest.flag("worker_pool_restarts") == Some(true),
+        "worker_pool_restarts",
+        "children are replaced one by one, and a new application is a new worker",
+    );
     check(set("worker_state_db"), "worker_state_db", "revoked tasks are kept in the store itself");
     check(
         manifest.flag("worker_direct") == Some(true),

@@ -25,6 +25,7 @@ use crate::child::{self, Child};
 use crate::frame::{self, Frame};
 use crate::manifest::Manifest;
 use crate::pool::{BIRTH_PAUSE, BIRTH_PAUSE_LONGEST, STOP_PATIENCE};
+use crate::report;
 use crate::zygote::{ChildOptions, Zygote};
 
 /// Frames that may wait to be sent to the child.
@@ -275,15 +276,9 @@ impl Drop for Leave {
     fn drop(&mut self) {
         if self.inner.lock().waiting.contains_key(&self.call) {
             // One that cannot be told now is told by nobody; it ends by itself.
-            let _ = self.link.sender.try_send(cancel(self.call, b"stop"));
+            let _ = self.link.sender.try_send(report::cancel(self.call, CancelReason::TimeLimit));
         }
     }
-}
-
-fn cancel(call: u32, why: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    frame::write(&mut out, frame::CANCEL, call, |out| out.extend(why));
-    out
 }
 
 impl Place {
@@ -336,13 +331,13 @@ impl Seat for Place {
                 cancelled = cx.cancelled(), if !asked => {
                     asked = true;
                     if cancelled.0 == CancelReason::SoftTimeLimit {
-                        let _ = self.link.sender.send(cancel(number, b"soft")).await;
+                        let _ = self.link.sender.send(report::cancel(number, cancelled.0)).await;
                     }
                 }
                 reason = cx.stopped(), if !told => {
                     told = true;
                     if reason == CancelReason::Revoked {
-                        let _ = self.link.sender.send(cancel(number, b"stop")).await;
+                        let _ = self.link.sender.send(report::cancel(number, reason)).await;
                     }
                 }
             }

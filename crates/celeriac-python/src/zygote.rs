@@ -49,8 +49,8 @@ pub struct StartOptions {
     pub loglevel: Option<String>,
     /// Where to.
     pub logfile: Option<String>,
-    /// The kind of pool.
-    pub pool: String,
+    /// The kind of pool, where that is said.
+    pub pool: Option<String>,
     /// `fork` or `spawn`.
     pub start_method: String,
     /// How many tasks run at once, where that is said.

@@ -35,7 +35,7 @@ class Worker:
     def __init__(self, app: Any, hostname: str, options: dict[str, Any]) -> None:
         self.app = app
         self.hostname = hostname
-        self.pool_cls = options.get("pool") or "prefork"
+        self.pool_cls = options.get("pool") or app.conf.worker_pool or "prefork"
         self.concurrency = options.get("concurrency")
         self.loglevel = options.get("loglevel")
         self.logfile = options.get("logfile")

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextvars
 import ctypes
 import inspect
+import json
 import logging
 import queue
 import socket
@@ -20,7 +21,7 @@ import time
 import traceback
 from typing import Any
 
-from . import wire
+from . import report, wire
 from .application import Worker
 from .child import Child
 
@@ -207,7 +208,7 @@ class Crowd(Child):
             running = self.calls.get(number)
             if running is None:
                 return
-            running.why = SoftTimeLimitExceeded if payload == b"soft" else Stopped
+            running.why = SoftTimeLimitExceeded if json.loads(payload) == report.SOFT_TIME_LIMIT else Stopped
             if running.task is not None:
                 self._loop().call_soon_threadsafe(running.task.cancel)
             elif running.thread:

@@ -21,6 +21,9 @@ def called(app: Any, request: dict[str, Any], body: Any, content_type: str | Non
     # As celery/backends/base.py, `_call_task_errbacks`.
     if not failed_id or content_type is None or header is None or not arity_greater(header, 1):
         return None
+    # Most are ordinary steps of a chain, and are not read twice for this.
+    if isinstance(body, bytes) and failed_id.encode() not in body:
+        return None
     args, kwargs, embed = loads(body, content_type, content_encoding, accept=prepare_accept_content(app.conf.accept_content))
     if list(args) != [failed_id]:
         return None

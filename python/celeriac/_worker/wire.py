@@ -18,7 +18,7 @@ WARNING                  14  to super.  something that people should know
 TASK                     20  to child   ``deliveries: u32, queue length: u16, queue, head length: u32, head, body``: the
                                         envelope without its body as JSON, and the body's bytes, both as they travelled
 CONCLUDE                 21  to child   ``length: u32``, the verdict, and the payload of TASK
-CANCEL                   22  to child   why the call is to stop: ``soft_time_limit``, ``revoked``, ``shutdown``
+CANCEL                   22  to child   why the call is to stop: ``soft_time_limit``, ``revoked``, ``time_limit`` …
 STOP                     23  to child   none: exit, now that nothing runs
 ANSWER                   24  to child   ``question: u32, status: u8``, then by status, see below
 HELLO                    30  to super.  the child is ready: its process id
