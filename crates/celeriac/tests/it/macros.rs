@@ -1,4 +1,4 @@
-//! What `#[task]` accepts and generates, and what it says of what it cannot accept.
+//! What `#[task]` generates. What it accepts, and says of what it cannot, is tested in its own crate.
 
 use std::time::Duration;
 
@@ -8,15 +8,6 @@ use celeriac::{BlockingContext, CallOptions, Celeriac, Context, Error, Json};
 use tokio::sync::oneshot;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-// After a change to a message, record it with `TRYBUILD=overwrite`, and read it as someone would who made the mistake.
-// Messages are recorded with all features: what the compiler calls by its short name depends on what else is linked.
-#[test]
-fn tasks_compile_and_mistakes_are_explained() {
-    let cases = trybuild::TestCases::new();
-    cases.pass("tests/macros/pass/*.rs");
-    cases.compile_fail("tests/macros/fail/*.rs");
-}
 
 #[celeriac::task]
 async fn describe(cx: Context, path: String, #[default(10)] limit: usize, r#type: Option<String>) -> String {
