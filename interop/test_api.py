@@ -3,6 +3,7 @@
 import json
 import urllib.error
 import urllib.request
+import uuid
 
 import pytest
 
@@ -72,6 +73,20 @@ def test_what_python_sends_and_runs_is_seen(api, python):
     assert "boom" in json.dumps(shown["error"])
     listed = api.call("/api/v1/tasks?task=py.add")["items"]
     assert good.id in [task["id"] for task in listed]
+
+
+def test_what_python_sends_is_seen_while_nobody_takes_it(api, shared):
+    sent = shared.send("py.add", 2, 3, queue="nobody-consumes-this")
+    shown = api.task(sent.id)
+    assert (shown["task"], shown["state"], shown["phase"], shown["queue"]) == ("py.add", "PENDING", "queued", "nobody-consumes-this")
+    assert shown["args"] == [2, 3]
+
+
+def test_a_result_of_which_nobody_told_ends_its_stream(api, shared):
+    task_id = str(uuid.uuid4())
+    shared.app.backend.store_result(task_id, 5, "SUCCESS")
+    name, end = api.stream(task_id)[-1]
+    assert (name, end["state"], end["result"]) == ("end", "SUCCESS", 5)
 
 
 def test_what_the_api_sends_python_runs_and_the_stream_tells(api, python):

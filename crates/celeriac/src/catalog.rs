@@ -23,7 +23,8 @@ pub trait Catalog: fmt::Debug + Send + Sync + 'static {
     /// [`TaskPage::next`] alone says so.
     async fn tasks(&self, query: &TaskQuery) -> Result<TaskPage>;
 
-    /// All that is known of a task, as of one moment; `None` for an unknown id.
+    /// All that is known of a task, as of one moment; `None` for an unknown id. A store that others send to looks for the
+    /// message of a task it knows nothing of, too, among the newest of each queue.
     async fn task(&self, task_id: &TaskId) -> Result<Option<TaskRecord>>;
 
     /// Learns, until `stop`, of the tasks that run elsewhere than with celeriac and so are not written here by who runs

@@ -70,7 +70,7 @@ impl<R> AsyncResult<R> {
     /// # Errors
     /// When the store cannot be read.
     pub async fn place(&self) -> Result<Option<Place>> {
-        Ok(self.app.store().broker.locate(&[self.id()]).await?.pop().flatten())
+        Ok(self.app.store().find(&self.id()).await?)
     }
 
     /// The state: for a group, that of its members together: FAILURE or REVOKED if one is, SUCCESS if all are.

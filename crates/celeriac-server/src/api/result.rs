@@ -93,7 +93,7 @@ async fn look(server: &Server, task_id: &TaskId) -> Result<ResultView, Problem> 
     if let Some(meta) = meta.filter(|meta| meta.state.is_ready()) {
         return Ok(finished(meta));
     }
-    let Some(place) = store.broker.locate(ids).await?.pop().flatten() else {
+    let Some(place) = store.find(task_id).await? else {
         return Err(super::tasks::unknown(task_id));
     };
     if place.phase == Phase::Settled {

@@ -352,13 +352,18 @@ async fn read_page(
     if let Some(page) = store.backend.log(task_id, after, limit).await? {
         return Ok(Some(page));
     }
-    let place = store.broker.locate(std::slice::from_ref(task_id)).await?.pop().flatten();
-    Ok(place.map(|place| LogPage {
-        entries: Vec::new(),
-        first: 1,
-        last: 0,
-        ended: place.phase == Phase::Settled,
-    }))
+    let ended = match store.find(task_id).await? {
+        Some(place) => place.phase == Phase::Settled,
+        // Somebody else ran it, and only its result tells of it.
+        None => {
+            let meta = store.backend.fetch(std::slice::from_ref(task_id)).await?.pop().flatten();
+            if !meta.is_some_and(|meta| meta.state.is_ready()) {
+                return Ok(None);
+            }
+            true
+        }
+    };
+    Ok(Some(LogPage { entries: Vec::new(), first: 1, last: 0, ended }))
 }
 
 /// How a log ends that was found to have ended.

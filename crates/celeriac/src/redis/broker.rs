@@ -108,10 +108,10 @@ impl Broker for RedisStore {
     async fn revoke(&self, request: &Revoke) -> Result<Vec<Revocation>> {
         let mut found = self.revoke_all(&request.ids, request).await?;
         let unknown = |revocation: &Revocation| matches!(revocation, Revocation::Unknown);
-        if found.iter().any(unknown) && self.find_queues().await? > 0 {
-            // A Python producer may have sent them to a queue that nobody here had heard of.
-            let at: Vec<usize> = (0..found.len()).filter(|at| unknown(&found[*at])).collect();
-            let ids: Vec<TaskId> = at.iter().map(|at| request.ids[*at].clone()).collect();
+        // A Python producer may have sent them, and nobody here have had them in hand.
+        let at: Vec<usize> = (0..found.len()).filter(|at| unknown(&found[*at])).collect();
+        let ids: Vec<TaskId> = at.iter().map(|at| request.ids[*at].clone()).collect();
+        if !ids.is_empty() && self.seek(&ids).await? > 0 {
             for (at, again) in at.into_iter().zip(self.revoke_all(&ids, request).await?) {
                 found[at] = again;
             }

@@ -46,6 +46,11 @@ impl Catalog for RedisStore {
 
     async fn task(&self, task_id: &TaskId) -> Result<Option<TaskRecord>> {
         let now = self.now();
-        Ok(self.look_whole(task_id, now).await?.and_then(|known| known.record(now)))
+        let look =
+            || async move { Ok(self.look_whole(task_id, now).await?.and_then(|known| known.record(now))) };
+        match look().await? {
+            None if self.seek_asked(task_id).await? => look().await,
+            found => Ok(found),
+        }
     }
 }

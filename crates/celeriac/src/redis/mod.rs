@@ -36,6 +36,7 @@ mod pidbox;
 mod presence;
 mod rights;
 mod script;
+mod seek;
 mod subscription;
 mod transact;
 mod unheard;
@@ -53,6 +54,7 @@ use self::link::{Link, LinkOptions};
 use self::pack::Pack;
 use self::pidbox::Mailbox;
 use self::script::Script;
+use self::seek::Sought;
 use self::unheard::Unheard;
 use crate::clock::{SharedClock, Timestamp};
 use crate::store::Result;
@@ -105,6 +107,7 @@ pub struct RedisStore {
     declared: Declared,
     consumed: Declared,
     unheard: Unheard,
+    sought: Sought,
     mailbox: Arc<Mailbox>,
 }
 
@@ -132,8 +135,8 @@ impl RedisStore {
         let link = Link::connect(url, Self::link_options(&options)).await?;
         let mailbox = Mailbox::new(link.clone(), clock.clone());
         let (turns, declared, consumed) = (Turns::default(), Declared::default(), Declared::default());
-        let unheard = Unheard::default();
-        Ok(Arc::new(Self { link, options, clock, turns, declared, consumed, unheard, mailbox }))
+        let (unheard, sought) = (Unheard::default(), Sought::default());
+        Ok(Arc::new(Self { link, options, clock, turns, declared, consumed, unheard, sought, mailbox }))
     }
 
     fn link_options(options: &RedisOptions) -> LinkOptions {

@@ -63,6 +63,7 @@ scripts! {
     EXTEND: "extend" = "lua/extend.lua", repeatable;
     RESTORE: "restore" = "lua/restore.lua", repeatable;
     REVOKE: "revoke" = "lua/revoke.lua";
+    SEEK: "seek" = "lua/seek.lua", repeatable;
     PURGE: "purge" = "lua/purge.lua";
     DEAD: "dead letters" = "lua/dead.lua";
     OBSERVE: "note what others tell" = "lua/observe.lua";

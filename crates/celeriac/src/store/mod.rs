@@ -18,7 +18,7 @@ pub use error::{Error, Result};
 pub use split::Split;
 
 use crate::backend::{Backend, Record};
-use crate::broker::{Broker, Routed};
+use crate::broker::{Broker, Place, Routed};
 use crate::catalog::Catalog;
 use crate::clock::Timestamp;
 use crate::control::Control;
@@ -49,6 +49,18 @@ impl Store {
             transact: store.clone(),
             catalog: store.clone(),
             control: store,
+        }
+    }
+
+    /// Where the message of a task stands that somebody asks for. Other than [`Broker::locate`] it finds what others sent
+    /// that nobody here has had in hand, which costs more: see [`Catalog::task`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn find(&self, task_id: &TaskId) -> Result<Option<Place>> {
+        match self.broker.locate(std::slice::from_ref(task_id)).await?.pop().flatten() {
+            None => Ok(self.catalog.task(task_id).await?.map(|record| record.listed.place)),
+            place => Ok(place),
         }
     }
 }

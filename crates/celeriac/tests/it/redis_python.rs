@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use celeriac::backend::{Backend, Record};
 use celeriac::broker::{Broker, Reserve, Revocation, Revoke, Routed};
+use celeriac::catalog::{Catalog, TaskQuery};
 use celeriac::clock::Clock;
 use celeriac::id::{QueueName, WorkerName};
-use celeriac::protocol::{Json, RawMessage, ResultMeta};
+use celeriac::protocol::{Json, Message, RawMessage, ResultMeta};
 use celeriac::state::Phase;
 use celeriac::store::{Then, Transact, Transaction};
 use celeriac::testing::ManualClock;
@@ -261,6 +262,57 @@ async fn what_python_sent_is_revoked() {
     assert_eq!((a.task_id.as_str(), b.task_id.as_str(), b.priority), ("a", "b", 6));
     assert_eq!(server.number(&["EXISTS", "q", "q\u{6}\u{16}6"]), 0);
     assert!(reserve(&store).await.is_empty());
+}
+
+/// Who asks for a task that Python sent is told of it, be it on a queue unheard of, in the hands of a Python worker or
+/// done; who only asks where messages stand is not made to look for it.
+#[tokio::test]
+async fn what_python_sent_is_found() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    server.command(&["SADD", "_kombu.binding.other", "other\u{6}\u{16}\u{6}\u{16}other"]);
+    let urgent = |id: &str| envelope(id, id).replace(r#""priority": 0"#, r#""priority": 6"#);
+    let odd = envelope("o", "o").replace(r#""id": "o""#, r#""id": "\u00f6\"""#);
+    server.number(&["LPUSH", "other", &envelope("a", "x"), &odd]);
+    server.number(&["LPUSH", "other\u{6}\u{16}6", &urgent("b")]);
+    server.number(&["HSET", "unacked", "y", &format!(r#"[{}, "", "other"]"#, envelope("c", "y"))]);
+    let all = ["a", "b", "c", "ö\""].map(TaskId::from);
+    assert!(store.locate(&all).await.unwrap().iter().all(Option::is_none));
+    for (id, phase, priority) in [
+        ("a", Phase::Queued, 0),
+        ("b", Phase::Queued, 6),
+        ("c", Phase::Reserved, 0),
+        ("ö\"", Phase::Queued, 0),
+    ] {
+        let record =
+            store.task(&TaskId::from(id)).await.unwrap().unwrap_or_else(|| panic!("{id} is not found"));
+        let place = &record.listed.place;
+        assert_eq!((place.phase, &*place.task, place.queue.as_str()), (phase, "t", "other"), "{id}");
+        if phase == Phase::Queued {
+            let message = Message::decode(&record.message.unwrap()).unwrap();
+            assert_eq!(message.properties.priority, priority);
+        }
+    }
+    assert!(store.locate(&all).await.unwrap().iter().all(Option::is_some), "what was found is known");
+    let listed = store.tasks(&TaskQuery { limit: 10, ..TaskQuery::default() }).await.unwrap();
+    assert_eq!(listed.tasks.len(), all.len());
+    assert_eq!(store.task(&TaskId::from("never")).await.unwrap(), None);
+    // What has been found runs as what was met in line.
+    let request = Reserve { queues: vec![QueueName::from("other")], ..request(Duration::ZERO) };
+    assert_eq!(ids(&store.reserve(&request).await.unwrap()), ["a", "ö\"", "b"]);
+}
+
+/// What was sought in vain is sought again before long.
+#[tokio::test]
+async fn what_comes_late_is_found() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("first")]).await.unwrap();
+    let id = TaskId::from("late");
+    assert_eq!(store.task(&id).await.unwrap(), None);
+    server.number(&["LPUSH", "q", &envelope("late", "x")]);
+    let found = async { while store.task(&id).await.unwrap().is_none() {} };
+    tokio::time::timeout(PATIENCE, found).await.expect("found");
 }
 
 /// Where only Python's workers consume, a task with a countdown goes to them at once, and they wait; a worker of ours that

@@ -6,7 +6,7 @@
 
 local order = cmsgpack.unpack(ARGV[4])
 local worker, lease_end, seconds, terminate, ids = order[1], order[2], order[3], order[4], order[5]
-local PAGE, SEARCHED_MAX = 200, 20000
+local PAGE = 200
 
 -- The element of a task by its place, as a line is in order; nothing where messages of Python's, which have no place, stand
 -- in the way.
@@ -71,33 +71,8 @@ local function reservation_of(id)
   end
 end
 
--- A message that a Python producer sent and nobody has taken yet: it is on one of the lists, or not here at all.
-local searched = 0
-local function search(id, record)
-  for _, queue in ipairs(call('ZRANGE', OWN .. 'queues', 0, -1)) do
-    for _, step in ipairs({0, 3, 6, 9}) do
-      local list = P .. queue .. STEPS[step]
-      for from = 1, call('LLEN', list), PAGE do
-        if searched >= SEARCHED_MAX then return end
-        searched = searched + PAGE
-        for _, element in ipairs(call('LRANGE', list, -(from + PAGE - 1), -from)) do
-          if find(element, id, 1, true) then
-            local of, task, _, _, _, priority = read(element)
-            if of == id then
-              change(id, record, {'n', introduce(id, record), 'k', task, 'q', queue,
-                'p', priority > 0 and tostring(priority), 'u', ARGV[3]})
-              return
-            end
-          end
-        end
-      end
-    end
-  end
-end
-
 local function revoke(id)
   local record = look(id)
-  if not has_message(record) and not is_finished(id) then search(id, record) end
   if not has_message(record) then return {is_finished(id) and 1 or 0} end
   if record.f == 's' or record.f == 'x' then return {1} end
   if record.f == 'r' then
