@@ -57,7 +57,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         // Before what it is to end is looked at: a change from here on is heard.
         let stop = shared.recall.token();
-        let Some(mut permits) = shared.slots.take(RESERVE_MAX, &shared.stopping).await else { return };
+        let Some(mut permits) = shared.slots.take(RESERVE_MAX, &stop).await else {
+            if shared.stopping.is_cancelled() {
+                return;
+            }
+            continue;
+        };
         let request = Reserve {
             worker: shared.worker.clone(),
             queues: queues.borrow_and_update().clone(),

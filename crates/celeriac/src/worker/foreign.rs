@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::ending::{self, Count};
 use super::examine::Runnable;
 use super::held::Run;
+use super::pace::{self, Pace};
 use super::pool::{self, Limits, Within};
 use super::{Shared, announcer};
 use crate::broker::Delivery;
@@ -47,6 +48,13 @@ impl Shared {
         let own = self.app.registry().names().map(Box::from);
         let foreign = self.executor.as_ref().map_or_else(Vec::new, |executor| executor.names());
         own.chain(foreign.iter().map(|name| Box::from(&**name))).collect()
+    }
+
+    /// Holds tasks ahead, or no longer.
+    fn hold_ahead(&self, holds: bool) {
+        self.slots.look_ahead(if holds { Pace::ahead(self.slots.size()) } else { 0 });
+        // The consumer may hold free slots while it waits, or wait for more than there will be.
+        self.recall.recall();
     }
 
     /// The pool has another size.
@@ -93,11 +101,28 @@ pub(super) async fn run(
 ) {
     let Some(executor) = &shared.executor else { return };
     let limits = pool::limits(shared, message, &Runnable::Foreign(Arc::clone(task)));
+    let ahead = shared.pace.holds_ahead();
+    let mut begun = acks_late;
+    if ahead && !begun {
+        // While others run. Given back, it has not begun.
+        if !begin(shared, delivery).await {
+            return;
+        }
+        begun = true;
+    }
+    let waiting = sit(&**executor, signal);
+    let waited = if ahead { timeout(pace::PATIENCE, waiting).await } else { Ok(waiting.await) };
     // Before it begins: a task that is acknowledged early is lost from then on.
-    let seat = match sit(&**executor, signal).await {
-        Waited::Seat(seat) => seat,
-        Waited::Gone => return not_begun(shared, delivery, message, CancelReason::Shutdown).await,
-        Waited::Stopped(reason) => return not_begun(shared, delivery, message, reason).await,
+    let seat = match waited {
+        Ok(Waited::Seat(seat)) => seat,
+        Ok(Waited::Gone) => return not_begun(shared, delivery, message, CancelReason::Shutdown).await,
+        Ok(Waited::Stopped(reason)) => return not_begun(shared, delivery, message, reason).await,
+        Err(_) => {
+            if shared.pace.end() {
+                shared.hold_ahead(false);
+            }
+            return give_back(shared, delivery).await;
+        }
     };
     let context = Context::new(
         shared.app.clone(),
@@ -105,7 +130,7 @@ pub(super) async fn run(
         Arc::clone(signal),
         shared.journal.clone(),
     );
-    if !acks_late && !begin(shared, delivery).await {
+    if !begun && !begin(shared, delivery).await {
         return;
     }
     let pid = seat.pid();
@@ -139,6 +164,9 @@ pub(super) async fn run(
             Waited::Stopped(reason) => break Within::Stopped(reason),
         };
     };
+    if let Some(holds) = shared.pace.note(began.elapsed()) {
+        shared.hold_ahead(holds);
+    }
     context.flush().await;
     let end = End { shared, delivery, message, task, acks_late, limits, slot, late: context.take_late() };
     end.settle(within, signal.reason(), began.elapsed()).await;
@@ -183,12 +211,15 @@ async fn not_begun(shared: &Shared, delivery: &Delivery, message: &Message, reas
         CancelReason::Revoked => {
             conclude(shared, delivery, message, Verdict::Revoked("revoked"), None, None, true).await;
         }
-        _ => {
-            let then = Then::Requeue { due: None, counted: false };
-            let transaction = Transaction::fenced(delivery.tag.clone(), then);
-            shared.settler.settle(delivery, transaction, Count::HandedBack, None).await;
-        }
+        _ => give_back(shared, delivery).await,
     }
+}
+
+/// It goes back to its queue as if it had never been taken.
+async fn give_back(shared: &Shared, delivery: &Delivery) {
+    let then = Then::Requeue { due: None, counted: false };
+    let transaction = Transaction::fenced(delivery.tag.clone(), then);
+    shared.settler.settle(delivery, transaction, Count::HandedBack, None).await;
 }
 
 /// Has an end stored that nobody ran to, in a task of its own.

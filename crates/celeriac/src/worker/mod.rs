@@ -35,6 +35,7 @@ mod journal;
 mod lease_keeper;
 mod machine;
 mod overrides;
+mod pace;
 mod panel;
 mod panics;
 #[cfg_attr(not(feature = "axum"), allow(dead_code, reason = "only the in-process worker is watched"))]
@@ -121,6 +122,7 @@ pub(crate) struct Shared {
     pub(crate) started: Timestamp,
     pub(crate) held: held::Held,
     pub(crate) slots: slots::Slots,
+    pub(crate) pace: pace::Pace,
     /// Where it consumes from.
     pub(crate) queues: watch::Sender<Vec<QueueName>>,
     pub(crate) recall: consumer::Recall,
@@ -281,6 +283,7 @@ impl Worker {
             started: self.app.clock().now(),
             held: held::Held::default(),
             slots: slots::Slots::new(self.concurrency),
+            pace: pace::Pace::default(),
             queues: watch::Sender::new(self.queues),
             recall: consumer::Recall::new(&stopping),
             settler,

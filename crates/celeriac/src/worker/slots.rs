@@ -22,14 +22,25 @@ pub(crate) struct Slots {
 struct Size {
     /// How many there are to be.
     wanted: usize,
+    /// How many more, for tasks that are held before there is room for them to run: see `pace`.
+    ahead: usize,
     /// How many there are beyond that.
     owed: usize,
+}
+
+impl Size {
+    /// Adds slots; says how many are to be made.
+    fn add(&mut self, by: usize) -> usize {
+        let kept = by.min(self.owed);
+        self.owed -= kept;
+        by - kept
+    }
 }
 
 impl Slots {
     pub(crate) fn new(size: usize) -> Self {
         let wanted = size.min(SLOTS_MAX);
-        Self { free: Arc::new(Semaphore::new(wanted)), size: Mutex::new(Size { wanted, owed: 0 }) }
+        Self { free: Arc::new(Semaphore::new(wanted)), size: Mutex::new(Size { wanted, ahead: 0, owed: 0 }) }
     }
 
     /// How many there are to be.
@@ -41,11 +52,20 @@ impl Slots {
     pub(crate) fn grow(&self, by: usize) -> usize {
         let mut size = self.lock();
         let by = by.min(SLOTS_MAX - size.wanted);
-        let kept = by.min(size.owed);
-        size.owed -= kept;
         size.wanted += by;
-        self.free.add_permits(by - kept);
+        self.free.add_permits(size.add(by));
         size.wanted
+    }
+
+    /// Lets so many tasks be held beyond those that there are slots for.
+    pub(crate) fn look_ahead(&self, tasks: usize) {
+        let mut size = self.lock();
+        let before = std::mem::replace(&mut size.ahead, tasks);
+        if tasks > before {
+            self.free.add_permits(size.add(tasks - before));
+        } else {
+            size.owed += before - tasks - self.free.forget_permits(before - tasks);
+        }
     }
 
     /// Takes slots away, those in use as they come free, and leaves at least one; returns how many there are to be.
@@ -57,20 +77,19 @@ impl Slots {
         size.wanted
     }
 
-    /// Waits for a free slot and takes all that are free, at most `most`; `None` when the worker is stopping. Who asks
-    /// first is served first.
-    pub(crate) async fn take(
-        &self,
-        most: usize,
-        stopping: &CancellationToken,
-    ) -> Option<OwnedSemaphorePermit> {
+    /// Waits until as many slots are free as are worth a call, one unless tasks are held ahead, and takes all that are
+    /// free, at most `most`; `None` when `stop` ends the wait. Who asks first is served first.
+    pub(crate) async fn take(&self, most: usize, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
         loop {
+            // Half of what is held ahead is fetched while the other half runs.
+            let least = (self.lock().ahead / 2).clamp(1, most);
+            let permits = u32::try_from(least).unwrap_or(1);
             let mut taken = tokio::select! {
                 biased;
-                () = stopping.cancelled() => return None,
-                permit = Arc::clone(&self.free).acquire_owned() => permit.ok()?,
+                () = stop.cancelled() => return None,
+                permit = Arc::clone(&self.free).acquire_many_owned(permits) => permit.ok()?,
             };
-            let more = self.free.available_permits().min(most.saturating_sub(1));
+            let more = self.free.available_permits().min(most.saturating_sub(least));
             if more > 0
                 && let Ok(rest) =
                     Arc::clone(&self.free).try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX))
@@ -156,6 +175,25 @@ mod tests {
         assert_eq!(slots.shrink(SLOTS_MAX - 2), 2);
         drop(used);
         assert_eq!(take(&slots).await, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_ahead_is_fetched_in_halves() {
+        let slots = Slots::new(1);
+        let stopping = CancellationToken::new();
+        slots.look_ahead(4);
+        assert_eq!(slots.size(), 1);
+        let mut used = slots.take(100, &stopping).await.unwrap();
+        assert_eq!(used.num_permits(), 5);
+        let waits = slots.take(100, &stopping);
+        tokio::pin!(waits);
+        drop(used.split(1));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        drop(used.split(1));
+        drop(waits.await.unwrap());
+        slots.look_ahead(0);
+        drop(used);
+        assert_eq!(take(&slots).await, 1);
     }
 
     #[tokio::test]

@@ -160,6 +160,18 @@ pub async fn begun_survives_the_loss_of_its_worker(store: &Store, clock: &Manual
     assert!(!held(store, "a").await.begun);
 }
 
+/// Who gives back what it has begun says that it has not run.
+pub async fn what_is_given_back_is_not_begun(store: &Store, clock: &ManualClock) {
+    let first = held(store, "a").await;
+    assert!(store.broker.begin(&[first.tag.clone()]).await.unwrap().is_empty());
+    store.broker.requeue(&[first.tag], None, false).await.unwrap();
+    let second = reserve_one(store).await;
+    assert!(!second.begun);
+    clock.advance(LEASE + SECOND);
+    store.broker.restore().await.unwrap();
+    assert!(!reserve_one(store).await.begun);
+}
+
 /// A task that was only held is not begun, however often its worker is lost.
 pub async fn nothing_is_begun_by_itself(store: &Store, clock: &ManualClock) {
     let due = Some(after(clock.now(), SECOND));

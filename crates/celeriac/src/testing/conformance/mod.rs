@@ -96,6 +96,7 @@ macro_rules! store_suite {
                     a_requeued_message_may_wait
                     uncounted_hand_backs_do_not_count
                     begun_survives_the_loss_of_its_worker
+                    what_is_given_back_is_not_begun
                     nothing_is_begun_by_itself
                 ]
                 pause: [

@@ -52,8 +52,6 @@ enum Begun {
     No,
     /// By the worker that holds it.
     ByHolder,
-    /// By a worker that gave it back: what the next delivery says of that is the store's affair.
-    GivenBack,
     /// By a worker that was lost.
     ByLost,
 }
@@ -192,7 +190,7 @@ impl Model {
         match known.begun {
             Begun::No => assert!(!delivery.begun, "{what}"),
             Begun::ByLost => assert!(delivery.begun, "{what}"),
-            Begun::ByHolder | Begun::GivenBack => {}
+            Begun::ByHolder => {}
         }
     }
 
@@ -236,7 +234,7 @@ impl Model {
                 known.due = due;
                 known.deliveries -= u32::from(!counted);
                 if known.begun == Begun::ByHolder {
-                    known.begun = Begun::GivenBack;
+                    known.begun = Begun::No;
                 }
                 format!("requeue {task_id}, due {due:?}, counted {counted}")
             }
