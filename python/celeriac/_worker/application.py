@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import Any
 
-from . import store, wire
+from . import signature, store, wire
 
 #: What the supervisor asks of each task.
 _TASK_OPTIONS = (
@@ -107,6 +107,12 @@ def manifest(worker: Worker) -> dict[str, Any]:
     import celery
 
     app, conf = worker.app, worker.app.conf
+    tasks = {name: _describe(task) for name, task in sorted(app.tasks.items())}
+    undescribed: dict[str, str] = {}
+    if worker.options.get("signatures"):
+        found, undescribed = signature.describe_all(sorted(app.tasks.items()))
+        for name, told in found.items():
+            tasks[name]["signature"] = told
     return {
         "version": wire.VERSION,
         "celery": celery.__version__,
@@ -114,6 +120,7 @@ def manifest(worker: Worker) -> dict[str, Any]:
         "pid": os.getpid(),
         "app": f"{app.main or '__main__'}:{id(app):#x}",
         "broker_url": _broker_url(app),
+        "names_broker": _names_broker(conf),
         "result_backend": _result_backend(app),
         "result_backend_shown": _shown_backend(app),
         "broker_transport_options": _plain(dict(conf.broker_transport_options or {})),
@@ -122,7 +129,8 @@ def manifest(worker: Worker) -> dict[str, Any]:
         "queues": list(app.amqp.queues.consume_from),
         "routes": _routes(conf),
         "conf": {name: _plain(conf.get(name)) for name in _SETTINGS},
-        "tasks": {name: _describe(task) for name, task in sorted(app.tasks.items())},
+        "tasks": tasks,
+        "undescribed": undescribed,
         "beat_schedule": sorted(map(str, conf.beat_schedule or {})),
     }
 
@@ -132,6 +140,11 @@ def _broker_url(app: Any) -> str | None:
     if isinstance(url, (list, tuple)):
         url = ";".join(url)
     return url or app.connection_for_read().as_uri(include_password=True)
+
+
+def _names_broker(conf: Any) -> bool:
+    """Whether the application says where messages are; Celery would look for RabbitMQ on this machine."""
+    return bool(conf.broker_read_url or conf.get("broker_host") or conf.get("broker_transport"))
 
 
 def _result_backend(app: Any) -> str | None:
@@ -184,6 +197,9 @@ def _routes(conf: Any) -> list[dict[str, Any]]:
 
 def _describe(task: Any) -> dict[str, Any]:
     found = {name: _plain(getattr(task, name, None)) for name in _TASK_OPTIONS}
+    # A queue may be given as what kombu makes of its name.
+    queue = getattr(task, "queue", None)
+    found["queue"] = getattr(queue, "name", queue)
     if found["acks_on_failure"] is None:
         found["acks_on_failure"] = found["acks_on_failure_or_timeout"]
     if found["acks_on_timeout"] is None:
