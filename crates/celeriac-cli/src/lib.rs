@@ -113,10 +113,15 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
         _ => false,
     };
     let builder = if bench_tasks { bench::register(builder) } else { builder };
+    // What a worker knows of its own tasks its pool tells it.
+    let builder = match &python {
+        Some(python) if python.zygote.is_none() => builder.know(python.manifest.known_tasks()),
+        _ => builder,
+    };
     let app = connect(builder, &settings).await?;
     let session = Session { app, output };
     match cli.command {
-        Command::Serve(serve) => serve::run(session, &cli.global, &settings, serve).await,
+        Command::Serve(serve) => serve::run(session, python, &cli.global, &settings, serve).await,
         Command::Worker(worker) => commands::worker::run(session, python, &settings, worker).await,
         Command::Call(call) => commands::call::run(&session, call).await,
         Command::Result(result) => commands::result::run(&session, &result).await,

@@ -55,11 +55,14 @@ const POOLS: &[&str] = &["prefork", "asyncio", "threads"];
 /// Imports the application, where one is named.
 pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Python>, Problem> {
     let Some(app) = &global.app else { return Ok(None) };
+    // A server has them checked before it starts a worker that would be refused, again and again.
     let worker = match command {
         Command::Worker(worker) => Some(&worker.options),
+        Command::Serve(serve) => Some(&serve.worker),
         Command::Bench(_) | Command::Demo(_) => return Ok(None),
         _ => None,
     };
+    let runs_tasks = matches!(command, Command::Worker(_));
     let asked = worker.and_then(|worker| worker.pool.as_deref());
     if let Some(pool) = asked {
         known_pool("--pool", pool)?;
@@ -69,6 +72,7 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
     let hostname = node_name(worker.and_then(|worker| worker.hostname.as_deref()).unwrap_or("celeriac@%h"));
     let mut options =
         StartOptions { app: app.clone(), hostname: hostname.clone(), ..StartOptions::default() };
+    options.signatures = matches!(command, Command::Serve(_));
     options.workdir.clone_from(&global.workdir);
     options.pool = asked.map(ToOwned::to_owned);
     options.start_method =
@@ -90,11 +94,10 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         options.concurrency = worker.concurrency.map(|concurrency| concurrency as usize);
     }
     tracing::info!(python = %interpreter.display(), app, "importing the Python application");
-    let loaded = match worker {
-        Some(_) => {
-            Zygote::start(&interpreter, &options).await.map(|(zygote, manifest)| (Some(zygote), manifest))
-        }
-        None => celeriac_python::describe(&interpreter, &options).await.map(|manifest| (None, manifest)),
+    let loaded = if runs_tasks {
+        Zygote::start(&interpreter, &options).await.map(|(zygote, manifest)| (Some(zygote), manifest))
+    } else {
+        celeriac_python::describe(&interpreter, &options).await.map(|manifest| (None, manifest))
     };
     let (zygote, manifest) = loaded.map_err(problem)?;
     let foreign = celeriac_python::foreign_layout(&manifest);
@@ -107,12 +110,23 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         (None, Some(pool)) if worker.is_some() => known_pool("worker_pool", pool)?,
         (asked, _) => asked.map_or(Ok(POOLS[0]), |pool| known_pool("--pool", pool))?,
     };
-    if kind != POOLS[0] && manifest.results_are_ours() {
-        return Err(Problem::usage(format!("the pool {kind} is not supported on a store of celeriac's own"))
-            .hint("its children hand over results one task at a time; use --pool prefork, or Redis"));
+    if manifest.results_are_ours() {
+        on_our_store(kind)?;
+    }
+    for (task, why) in &manifest.undescribed {
+        tracing::debug!(task, why, "not all of a task is described");
     }
     let loglevel = worker.and_then(|worker| worker.loglevel.clone());
     Ok(Some(Python { manifest, zygote, hostname, loglevel, kind }))
+}
+
+/// Whether a pool can leave its results to a store of celeriac's own.
+fn on_our_store(kind: &str) -> Result<(), Problem> {
+    if kind == POOLS[0] {
+        return Ok(());
+    }
+    Err(Problem::usage(format!("the pool {kind} is not supported on a store of celeriac's own"))
+        .hint("its children hand over results one task at a time; use --pool prefork, or Redis"))
 }
 
 /// A pool by its name, as the option or the setting `given` has it.
@@ -168,6 +182,27 @@ impl Python {
     /// The settings that the application has made, over `base`, and where it says that things are.
     pub(crate) fn settings(&self, base: Config) -> (Config, FromApp) {
         (celeriac_python::overlay(&self.manifest, base), celeriac_python::from_app(&self.manifest))
+    }
+
+    /// The result backend that the worker beside a server is to be given, where nobody names one: the broker's store, which
+    /// the server reads.
+    ///
+    /// # Errors
+    /// When the pool cannot leave its results there.
+    pub(crate) fn backend_beside(&self, broker: &str) -> Result<Option<String>, Problem> {
+        let is_ours = ["sqlite:", "memory:"].iter().any(|scheme| broker.starts_with(scheme));
+        match self.manifest.names_backend {
+            true => Ok(None),
+            false if is_ours => on_our_store(self.kind).map(|()| None),
+            // What else the address has to say to Celery's backend is the application's to know.
+            false if broker.starts_with("redis://") => Ok(Some(broker.to_owned())),
+            false => {
+                tracing::warn!(
+                    "the application names no result backend, and results are not kept; give --result-backend"
+                );
+                Ok(None)
+            }
+        }
     }
 
     /// A number among the application's settings.

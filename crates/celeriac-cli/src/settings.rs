@@ -108,7 +108,9 @@ impl Settings {
             (url, name.to_owned())
         } else if let (Some(url), Some(path)) = (&file.broker_url, &path) {
             (url.clone(), format!("broker_url in {}", path.display()))
-        } else if let (Some(url), Some(name)) = (&app.broker, &global.app) {
+        } else if let (Some(url), Some(name)) =
+            (app.broker.as_ref().filter(|_| app.names_broker), &global.app)
+        {
             (url.clone(), format!("broker_url of {name}"))
         } else {
             (celeriac::app::DEFAULT_URL.to_owned(), "the default".to_owned())
@@ -289,6 +291,7 @@ mod tests {
     fn a_python_application_says_what_nothing_nearer_does() {
         let app = FromApp {
             broker: Some("redis://of-app".to_owned()),
+            names_broker: true,
             result_backend: Some("redis://of-app/1".to_owned()),
             ..FromApp::default()
         };
@@ -299,5 +302,9 @@ mod tests {
         assert_eq!((&*settings.broker, &*settings.broker_from), ("redis://of-app", "broker_url of proj"));
         assert_eq!(settings.result_backend.as_deref(), Some("redis://of-app/1"));
         assert_eq!(gather(&["-A", "proj", "-b", "redis://flag"]).broker, "redis://flag");
+        // One that says nothing itself has Celery's default, which is not its own choice.
+        let app = FromApp { broker: Some("amqp://guest@localhost//".to_owned()), ..FromApp::default() };
+        let settings = Settings::gather(&global(&["-A", "proj"]), Config::default(), &app, |_| None).unwrap();
+        assert_eq!((&*settings.broker, &*settings.broker_from), ("sqlite://celeriac.db", "the default"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, Path, ReturnType, parse_quote};
+use syn::{Attribute, Expr, Lit, Meta, MetaNameValue, Path, ReturnType, parse_quote};
 
 use crate::function::{Absent, ContextKind, Function, Parameter, is_lint_level, plain_name};
 use crate::options::{Options, Retries};
@@ -189,6 +189,7 @@ impl Expansion<'_> {
         let ident = &function.ident;
         let name = self.name();
         let options = self.task_options();
+        let description = self.description();
         let bind = self.bind();
         quote! {
             #(#cfg)*
@@ -197,6 +198,7 @@ impl Expansion<'_> {
             impl #private::Task for #ident {
                 const NAME: &'static ::core::primitive::str = #name;
                 #options
+                #description
                 #bind
             }
         }
@@ -227,6 +229,22 @@ impl Expansion<'_> {
                 let mut options = <#private::TaskOptions as ::core::default::Default>::default();
                 #(options.#settings;)*
                 options
+            }
+        }
+    }
+
+    /// What the function says of itself; types are left out, as their names say little of what they read.
+    fn description(&self) -> TokenStream {
+        let Self { private, function, attributes, .. } = self;
+        let documentation = documentation(&attributes.shown);
+        let parameters = function.parameters.iter().map(|parameter| {
+            let (name, required) =
+                (plain_name(&parameter.ident), matches!(parameter.absent, Absent::Refused));
+            quote!((#name, #required))
+        });
+        quote! {
+            fn description() -> ::core::option::Option<#private::Description> {
+                ::core::option::Option::Some(#private::Description::of_function(#documentation, &[#(#parameters),*]))
             }
         }
     }
@@ -293,6 +311,25 @@ impl Expansion<'_> {
         };
         quote!(let #local = #read?;)
     }
+}
+
+/// The text of the documentation comments.
+fn documentation(attributes: &[&Attribute]) -> String {
+    let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
+        Meta::NameValue(MetaNameValue { path, value: Expr::Lit(literal), .. }) if path.is_ident("doc") => {
+            match &literal.lit {
+                // What follows `///` begins with a space.
+                Lit::Str(text) => Some(text.value().lines().map(trimmed).collect::<Vec<_>>().join("\n")),
+                _ => None,
+            }
+        }
+        _ => None,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn trimmed(line: &str) -> &str {
+    line.strip_prefix(' ').unwrap_or(line)
 }
 
 fn respan(tokens: &TokenStream, span: Span) -> TokenStream {

@@ -12,6 +12,8 @@ use crate::manifest::{Manifest, OURS};
 pub struct FromApp {
     /// Where messages are.
     pub broker: Option<String>,
+    /// Whether it was the application that said so, not Celery for want of anything better.
+    pub names_broker: bool,
     /// Where results are, when celeriac can read them there.
     pub result_backend: Option<String>,
     /// What stands before the broker's keys.
@@ -31,6 +33,7 @@ pub fn from_app(manifest: &Manifest) -> FromApp {
     FromApp {
         // Who asks a server for its store says nothing of where that store is.
         broker: manifest.broker_url.clone().filter(|url| !url.starts_with(OURS)),
+        names_broker: manifest.names_broker,
         result_backend: manifest.result_backend.as_ref().filter(readable).cloned(),
         broker_prefix: prefix(&manifest.broker_transport_options),
         result_prefix: prefix(&manifest.result_backend_transport_options),
@@ -219,6 +222,7 @@ mod tests {
         let ours = manifest(&ours);
         assert!(foreign_layout(&ours).is_empty());
         assert_eq!(from_app(&ours).broker_prefix, "p:");
+        assert!(from_app(&ours).names_broker);
         let theirs = serde_json::json!({ "sep": ":", "priority_steps": [0, 1, 2], "unacked_key": "unacked" });
         assert_eq!(foreign_layout(&manifest(&theirs)), ["sep", "priority_steps"]);
     }

@@ -28,6 +28,7 @@ mod manifest;
 mod memory;
 mod pool;
 mod report;
+mod signature;
 mod source;
 mod zygote;
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celeriac::TaskOptions;
-use celeriac::task::ForeignTask;
+use celeriac::task::{ForeignTask, KnownTask};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use crate::signature;
 
 /// What an address begins with that leads to a store of celeriac's.
 pub(crate) const OURS: &str = "celeriac+";
@@ -26,6 +28,12 @@ pub struct Manifest {
     pub app: String,
     /// Where messages are.
     pub broker_url: Option<String>,
+    /// Whether the application says where messages are; the address is Celery's default where it does not.
+    #[serde(default = "yes")]
+    pub names_broker: bool,
+    /// Whether it says where results are; Celery keeps none where it does not.
+    #[serde(default = "yes")]
+    pub names_backend: bool,
     /// Where results are, when that is a text.
     pub result_backend: Option<String>,
     /// The same without secrets.
@@ -48,9 +56,16 @@ pub struct Manifest {
     pub conf: Map<String, Value>,
     /// Its tasks, with what they say of themselves.
     pub tasks: BTreeMap<String, Map<String, Value>>,
+    /// Why tasks, or parameters of theirs, are not described, where they were to be.
+    #[serde(default)]
+    pub undescribed: BTreeMap<String, String>,
     /// The names of its schedules.
     #[serde(default)]
     pub beat_schedule: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Where tasks go.
@@ -74,6 +89,16 @@ impl Manifest {
             (Arc::clone(&task.name), Arc::new(task))
         });
         tasks.collect()
+    }
+
+    /// The tasks as those want them who send them by name: with the queue of their own, and what they take.
+    pub fn known_tasks(&self) -> impl Iterator<Item = KnownTask> {
+        self.tasks.iter().map(|(name, told)| {
+            let ForeignTask { mut options, .. } = task(name, told);
+            options.queue = told.get("queue").and_then(Value::as_str).map(ToOwned::to_owned);
+            let description = told.get("signature").and_then(|told| signature::read(name, told));
+            KnownTask { name: Box::from(name.as_str()), options, description }
+        })
     }
 
     /// Whether its results are kept in the worker's own store, which its processes reach through the supervisor alone.
@@ -163,5 +188,34 @@ mod tests {
         assert_eq!(task.options.rate_limit.unwrap().to_string(), "10/m");
         assert_eq!((task.options.max_retries, task.options.expires), (Some(5), None));
         assert!(task.reject_on_worker_lost && task.acks_on_failure && !task.acks_on_timeout);
+    }
+
+    #[test]
+    fn senders_know_the_queue_of_a_task_and_what_it_takes() {
+        let told = serde_json::json!({
+            "version": 1, "celery": "5.7.0", "python": "3.11", "app": "a", "broker_url": null, "result_backend": null,
+            "result_backend_shown": "", "queues": [], "conf": {},
+            "tasks": {
+                "a.plain": { "queue": null },
+                "a.told": { "queue": "gpu", "priority": 3, "signature": {
+                    "summary": "Adds.", "details": "", "more_args": false, "more_kwargs": true, "checked": true,
+                    "parameters": [
+                        { "name": "x", "kind": "positional", "required": true, "schema": { "type": "integer" } },
+                        { "name": "who", "kind": "named", "required": false, "schema": {}, "loose": true },
+                    ],
+                } },
+                "a.unheard_of": { "signature": { "parameters": 7 } },
+            },
+        });
+        let manifest: Manifest = serde_json::from_value(told).unwrap();
+        assert!(manifest.names_broker, "as one says that knows of no other");
+        let tasks: Vec<KnownTask> = manifest.known_tasks().collect();
+        assert_eq!((tasks[0].options.queue.as_deref(), &tasks[0].description), (None, &None));
+        assert_eq!((tasks[1].options.queue.as_deref(), tasks[1].options.priority), (Some("gpu"), Some(3)));
+        let description = tasks[1].description.as_ref().unwrap();
+        assert!(description.more_kwargs && description.checked && description.summary == "Adds.");
+        let exact: Vec<bool> = description.parameters.iter().map(|parameter| parameter.exact).collect();
+        assert_eq!(exact, [true, false]);
+        assert_eq!(tasks[2].description, None, "what is not understood is left out");
     }
 }

@@ -23,6 +23,8 @@ const SOURCES: &[(&str, &str)] = sources![
     "celeriac/_worker/crowd.py",
     "celeriac/_worker/errback.py",
     "celeriac/_worker/report.py",
+    "celeriac/_worker/schema.py",
+    "celeriac/_worker/signature.py",
     "celeriac/_worker/store.py",
     "celeriac/_worker/system.py",
     "celeriac/_worker/wire.py",

@@ -59,6 +59,8 @@ pub struct StartOptions {
     pub environment: Map<String, Value>,
     /// Only describe the application.
     pub describe: bool,
+    /// Describe what its tasks take, too.
+    pub signatures: bool,
 }
 
 /// How a child is to be.
@@ -190,7 +192,15 @@ fn warn(payload: &[u8]) {
 pub async fn describe(python: &Path, options: &StartOptions) -> Result<Manifest> {
     let options = StartOptions { describe: true, ..options.clone() };
     let mut started = start(python, "python-describe")?;
-    load(&mut started.channel, &options).await
+    let manifest = load(&mut started.channel, &options).await?;
+    let (pid, gone) = (started.pid, started.gone);
+    tokio::spawn(async move {
+        // Threads that the application has started when it was imported would keep it, and all that it holds.
+        if tokio::time::timeout(CLOSE_PATIENCE, gone.cancelled()).await.is_err() {
+            send_signal(pid, Signal::KILL);
+        }
+    });
+    Ok(manifest)
 }
 
 impl Zygote {

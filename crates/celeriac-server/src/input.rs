@@ -16,6 +16,7 @@ use celeriac::protocol::JsonMap;
 use celeriac::{Json, Timestamp};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use crate::escape::pointer;
 use crate::problem::{Invalid, Problem};
 use crate::server::Server;
 
@@ -36,6 +37,11 @@ impl Problems {
 
     pub(crate) fn none_so_far(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn check(self) -> Result<(), Problem> {
@@ -100,7 +106,7 @@ impl Document {
     pub(crate) fn fields_if_any(self, problems: &mut Problems) -> Fields {
         match self.0 {
             Some(json) if !json.is_null() => Fields::read(&json, String::new(), problems),
-            _ => Fields { at: String::new(), entries: Some(JsonMap::new()) },
+            _ => Fields { at: String::new(), entries: Some(JsonMap::new()), of_query: false },
         }
     }
 }
@@ -130,6 +136,8 @@ pub(crate) struct Fields {
     at: String,
     /// `None` when it is no object, of which is complained once.
     entries: Option<JsonMap>,
+    /// They are the parameters of a query.
+    of_query: bool,
 }
 
 impl Fields {
@@ -139,7 +147,12 @@ impl Fields {
         if entries.is_none() {
             problems.add(&*at, format!("{} where an object belongs", kind(json)));
         }
-        Self { at, entries }
+        Self { at, entries, of_query: false }
+    }
+
+    /// Parameters of a query, as values.
+    pub(crate) fn of_query(entries: JsonMap) -> Self {
+        Self { at: String::new(), entries: Some(entries), of_query: true }
     }
 
     /// The pointer of the object.
@@ -147,9 +160,9 @@ impl Fields {
         &self.at
     }
 
-    /// The pointer of a field.
+    /// The pointer of a field; the name of a parameter.
     pub(crate) fn place(&self, name: &str) -> String {
-        format!("{}/{}", self.at, name.replace('~', "~0").replace('/', "~1"))
+        if self.of_query { name.to_owned() } else { format!("{}/{}", self.at, pointer(name)) }
     }
 
     /// Whether the object has no field left.
@@ -350,7 +363,7 @@ impl FromRequestParts<Server> for Params {
 }
 
 impl Params {
-    fn one(&mut self, name: &str, problems: &mut Problems) -> Option<String> {
+    pub(crate) fn one(&mut self, name: &str, problems: &mut Problems) -> Option<String> {
         let mut values = self.all(name);
         if values.len() > 1 {
             problems.add(name, "given more than once");
@@ -358,7 +371,7 @@ impl Params {
         values.pop()
     }
 
-    fn all(&mut self, name: &str) -> Vec<String> {
+    pub(crate) fn all(&mut self, name: &str) -> Vec<String> {
         self.0.extract_if(.., |(key, _)| key == name).map(|(_, value)| value).collect()
     }
 
@@ -499,7 +512,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 /// What a value is, for people.
-fn kind(value: &Json) -> &'static str {
+pub(crate) fn kind(value: &Json) -> &'static str {
     match value.as_str().as_bytes().first() {
         Some(b'n') => "null",
         Some(b't' | b'f') => "a boolean",

@@ -5,8 +5,10 @@
 
 pub mod access;
 mod api;
+mod arguments;
 pub mod client;
 pub mod config;
+mod escape;
 mod floor;
 mod input;
 mod json;

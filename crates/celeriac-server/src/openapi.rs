@@ -1,6 +1,9 @@
 //! The description of the API: what the handlers say, completed by what holds for all of them.
 
+mod operations;
+
 use celeriac::client::WEBHOOK_TASK;
+use celeriac::task::Registry;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{ComponentsBuilder, Info, InfoBuilder, License, OpenApi, OpenApiBuilder};
 
@@ -24,9 +27,13 @@ pub(crate) fn base() -> OpenApi {
 }
 
 /// Adds what holds for all routes: errors, bounds as configured, and conditions between fields, which Rust types do not
-/// say.
-pub(crate) fn complete(openapi: &OpenApi, config: &ServerConfig) -> Value {
+/// say; and the tasks that are known, each as an operation.
+pub(crate) fn complete(openapi: &OpenApi, config: &ServerConfig, registry: &Registry) -> Value {
     let mut document = serde_json::to_value(openapi).unwrap_or_default();
+    document["paths"][operations::PATH]["post"]["requestBody"] = json!({
+        "description": "The arguments, by name",
+        "content": { "application/json": { "schema": { "type": "object" } } },
+    });
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, methods) in paths {
             for (_, operation) in methods.as_object_mut().into_iter().flatten() {
@@ -102,6 +109,7 @@ pub(crate) fn complete(openapi: &OpenApi, config: &ServerConfig) -> Value {
     document["components"]["securitySchemes"] = json!({
         "token": { "type": "http", "scheme": "bearer", "description": "Needed where the server has tokens." },
     });
+    operations::add(&mut document, registry);
     document
 }
 
@@ -188,6 +196,10 @@ fn complete_parameter(parameter: &mut Value, config: &ServerConfig) {
             schema["maxItems"] = json!(50);
         }
         "phase" => schema["maxItems"] = json!(50),
+        "tags" => {
+            schema["items"] = json!({ "type": "string", "minLength": 1, "maxLength": request::TAG_MAX })
+        }
+        "expires" => *schema = json!({ "anyOf": [moment(), seconds()] }),
         "heartbeat" => schema["enum"] = json!(["comment", "event"]),
         "ids" => schema["pattern"] = json!("^[^,]+(,[^,]+){0,99}$"),
         "after" => schema["maximum"] = json!(i64::MAX),
@@ -214,11 +226,7 @@ fn complete_task_request(schema: &mut Value) {
     properties["task"]["not"] = json!({ "const": WEBHOOK_TASK });
     properties["expires"] = json!({
         "description": properties["expires"]["description"],
-        "oneOf": [
-            { "type": "null" },
-            { "type": "string", "format": "date-time" },
-            { "type": "number", "minimum": 0, "maximum": 3_155_760_000_u64 },
-        ],
+        "oneOf": [{ "type": "null" }, moment(), seconds()],
     });
     properties["tags"]["items"] = json!({ "type": "string", "minLength": 1, "maxLength": request::TAG_MAX });
     let mut reserved: Vec<&str> = celeriac::canvas::RESERVED_HEADERS.to_vec();
@@ -236,6 +244,14 @@ fn both(one: &str, one_type: &str, other: &str, other_type: &str) -> Value {
     properties.insert(one.to_owned(), json!({ "type": one_type }));
     properties.insert(other.to_owned(), json!({ "type": other_type }));
     json!({ "required": [one, other], "properties": properties })
+}
+
+fn moment() -> Value {
+    json!({ "type": "string", "format": "date-time" })
+}
+
+fn seconds() -> Value {
+    json!({ "type": "number", "minimum": 0, "maximum": 3_155_760_000_u64 })
 }
 
 fn name_schema() -> Value {

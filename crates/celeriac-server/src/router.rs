@@ -17,8 +17,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::access::{self, Role};
 use crate::api::{
-    dead, messages, metrics, probes, problems, queues, registry, result, retry, revoke, schedules, submit,
-    tasks, workers,
+    call, dead, messages, metrics, probes, problems, queues, registry, result, retry, revoke, schedules,
+    submit, tasks, workers,
 };
 use crate::input::shown;
 use crate::openapi;
@@ -43,7 +43,8 @@ pub fn router(server: Server) -> Router {
     routes.layer(middleware::from_fn_with_state(server, metrics::observe))
 }
 
-/// The routes about tasks alone, to be nested in another application under any path: `/tasks`, `/tasks/{id}` and so on.
+/// The routes about tasks alone, to be nested in another application under any path: `/tasks`, `/tasks/{id}`,
+/// `/call/{task}` and so on.
 /// They ask for tokens when the server has some; what else holds for requests is up to the application.
 pub fn embedded(server: Server) -> Router {
     let (routes, _) = task_routes(&server).split_for_parts();
@@ -60,7 +61,7 @@ fn described(server: &Server) -> (Router<Server>, serde_json::Value) {
         .nest(PREFIX, task_routes(server).merge(other_routes(server)))
         .merge(process_routes(server));
     let (routes, description) = routes.split_for_parts();
-    (routes, openapi::complete(&description, server.config()))
+    (routes, openapi::complete(&description, server.config(), server.app().registry()))
 }
 
 fn task_routes(server: &Server) -> OpenApiRouter<Server> {
@@ -75,6 +76,7 @@ fn task_routes(server: &Server) -> OpenApiRouter<Server> {
     let act = OpenApiRouter::new()
         .routes(routes!(submit::send))
         .routes(routes!(submit::batch))
+        .routes(routes!(call::send))
         .routes(routes!(messages::publish))
         .routes(routes!(revoke::one))
         .routes(routes!(revoke::many))

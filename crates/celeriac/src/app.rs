@@ -9,7 +9,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::task::{Registry, Task, TaskFunction};
+use crate::task::{KnownTask, Registry, Task, TaskFunction};
 
 /// An application: its tasks, its store and its settings. Clones share everything.
 #[derive(Debug, Clone)]
@@ -217,6 +217,15 @@ impl Builder {
     #[must_use]
     pub fn register<Parameters, T: Task>(mut self, _task: impl TaskFunction<Parameters, T>) -> Self {
         self.registry.register::<T>();
+        self
+    }
+
+    /// Notes what is known of tasks that others run: their options hold for those who send them by name.
+    #[must_use]
+    pub fn know(mut self, tasks: impl IntoIterator<Item = KnownTask>) -> Self {
+        for task in tasks {
+            self.registry.know(task);
+        }
         self
     }
 

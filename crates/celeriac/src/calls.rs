@@ -35,15 +35,15 @@ pub struct Sent {
 
 impl Celeriac {
     /// The queue that a call of `task` goes to unless it names one: that of the task's own options when it is registered
-    /// here, else that of `task_routes`, else the default.
+    /// or known here, else that of `task_routes`, else the default.
     #[must_use]
     pub fn queue_of(&self, task: &str) -> QueueName {
-        let own = self.registry().options(task).and_then(|options| options.queue.as_deref());
+        let own = self.registry().options_of_calls(task).and_then(|options| options.queue.as_deref());
         own.map_or_else(|| self.router().queue(task), QueueName::from)
     }
 
     /// Sends calls by name in one write, all or none, and says what became of each. What a call leaves open is taken from
-    /// the options of its task, when that is registered here, and then from the settings. An id that a call brings is a key
+    /// the options of its task, when that is registered or known here, and then from the settings. An id that a call brings is a key
     /// as [`CallOptions::idempotency_key`] is: when a task of that id is known, the call is not sent.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Celeriac {
     }
 
     fn with_own_options(&self, task: &str, mut options: CallOptions) -> CallOptions {
-        let Some(own) = self.registry().options(task) else { return options };
+        let Some(own) = self.registry().options_of_calls(task) else { return options };
         if options.queue.is_none() {
             options.queue.clone_from(&own.queue);
         }

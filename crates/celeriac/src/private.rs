@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 
 pub use crate::canvas::Signature;
 pub use crate::task::{
-    ArgumentReader, Arguments, BlockingContext, Context, Execution, Fallible, Infallible, IntoTaskResult,
-    RateLimit, Task, TaskError, TaskOptions, Typed, name,
+    ArgumentReader, Arguments, BlockingContext, Context, Description, Execution, Fallible, Infallible,
+    IntoTaskResult, RateLimit, Task, TaskError, TaskOptions, Typed, name,
 };
 
 use crate::protocol::{Json, JsonError};

@@ -121,6 +121,7 @@ def manifest(worker: Worker) -> dict[str, Any]:
         "app": f"{app.main or '__main__'}:{id(app):#x}",
         "broker_url": _broker_url(app),
         "names_broker": _names_broker(conf),
+        "names_backend": bool(conf.result_backend),
         "result_backend": _result_backend(app),
         "result_backend_shown": _shown_backend(app),
         "broker_transport_options": _plain(dict(conf.broker_transport_options or {})),

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use celeriac::Celeriac;
 use celeriac_python::PoolOptions;
 
 use crate::args::{Worker, WorkerOptions};
@@ -24,12 +25,7 @@ pub(crate) async fn run(
     for (option, instead) in args.met.given() {
         tracing::info!(option, instead, "this option has nothing to do");
     }
-    if python.is_none()
-        && let Some(option) = python::only_there(&args.options)
-    {
-        return Err(Problem::usage(format!("{option} is not supported: it is about Python processes"))
-            .hint("name a Python application by -A"));
-    }
+    check(&args.options, python.is_some(), &session.app)?;
     let WorkerOptions {
         queues,
         concurrency,
@@ -44,12 +40,6 @@ pub(crate) async fn run(
         autoscale,
         ..
     } = args.options;
-    if task_events && session.app.store().control.announcer().is_none() {
-        return Err(Problem::usage(
-            "--task-events is not supported: nobody can listen to events on this store",
-        )
-        .hint("task logs are always kept; see `celeriac events --follow`"));
-    }
     let mut config = session.app.config().clone();
     config.task_time_limit = time_limit.map(Duration::from_secs_f64).or(config.task_time_limit);
     config.task_soft_time_limit =
@@ -146,6 +136,21 @@ pub(crate) async fn run(
         report.succeeded, report.failed, report.retried, report.revoked, report.handed_back,
     ));
     Ok(Exit::Done)
+}
+
+/// Refuses options that cannot mean anything here.
+pub(crate) fn check(options: &WorkerOptions, has_python: bool, app: &Celeriac) -> Result<(), Problem> {
+    if !has_python && let Some(option) = python::only_there(options) {
+        return Err(Problem::usage(format!("{option} is not supported: it is about Python processes"))
+            .hint("name a Python application by -A"));
+    }
+    if options.task_events && app.store().control.announcer().is_none() {
+        return Err(Problem::usage(
+            "--task-events is not supported: nobody can listen to events on this store",
+        )
+        .hint("task logs are always kept; see `celeriac events --follow`"));
+    }
+    Ok(())
 }
 
 /// How much a worker beside a server leaves the processor to it, in steps of `nice`: tasks that burn the processor then

@@ -13,6 +13,7 @@ mod limits;
 mod supervisor;
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use celeriac::Worker;
 use celeriac_server::{Access, Server, ServerConfig, listener, webhook};
@@ -20,12 +21,18 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::Session;
 use crate::args::{Global, Serve, WorkerOptions};
 use crate::output::{Exit, Output, Problem};
+use crate::python::Python;
 use crate::settings::Settings;
 use crate::signals::{self, Shutdown};
+use crate::{Session, commands};
 use supervisor::Supervisor;
+
+/// How long a worker may take to show itself at first; and one that imports an application before it does, which may load
+/// a model with it.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const PYTHON_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the process tree does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +65,22 @@ impl Roles {
 
 pub(crate) async fn run(
     session: Session,
+    python: Option<Python>,
     global: &Global,
     settings: &Settings,
     args: Serve,
 ) -> Result<Exit, Problem> {
     let roles = Roles::parse(&args.roles)?;
+    if roles.worker {
+        commands::worker::check(&args.worker, python.is_some(), &session.app)?;
+    }
+    let result_backend = match (&settings.result_backend, &python) {
+        (None, Some(python)) if roles.worker => python.backend_beside(&settings.broker)?,
+        (named, _) => named.clone(),
+    };
+    let patience = if python.is_some() { PYTHON_PATIENCE } else { START_PATIENCE };
+    // What is known of its tasks the application here has; the rest is the worker's.
+    drop(python);
     let access = access::gather(&args, |name| std::env::var(name).ok())?;
     // Refused before anything starts.
     let tcp = if roles.web { Some(listen(&args.bind, &access).await?) } else { None };
@@ -73,9 +91,10 @@ pub(crate) async fn run(
     };
     limits::raise_open_files();
     let shutdown = signals::listen()?;
-    let supervisor = roles
-        .worker
-        .then(|| Supervisor::start(&session.app, command(global, settings, &args.worker), shutdown.clone()));
+    let supervisor = roles.worker.then(|| {
+        let command = command(global, &settings.broker, result_backend, &args.worker);
+        Supervisor::start(&session.app, command, patience, shutdown.clone())
+    });
     let output = session.output;
     if let Some(tcp) = tcp {
         let server = Server::new(session.app.clone(), access, config);
@@ -163,7 +182,8 @@ fn server_config(args: &Serve, settings: &Settings) -> ServerConfig {
 /// the environment and not by the command line, which everybody on the machine can read.
 fn command(
     global: &Global,
-    settings: &Settings,
+    broker: &str,
+    result_backend: Option<String>,
     options: &WorkerOptions,
 ) -> impl Fn() -> std::io::Result<tokio::process::Command> + Send + 'static {
     let mut arguments: Vec<String> = Vec::new();
@@ -245,7 +265,7 @@ fn command(
     if options.bench_tasks {
         give(&["--bench-tasks"]);
     }
-    let (broker, result_backend) = (settings.broker.clone(), settings.result_backend.clone());
+    let broker = broker.to_owned();
     move || {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         command.args(&arguments).env("CELERIAC_BROKER_URL", &broker).stdin(Stdio::piped()).process_group(0);

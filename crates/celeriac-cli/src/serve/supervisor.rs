@@ -30,8 +30,6 @@ const LIVED_WELL: Duration = Duration::from_secs(60);
 /// How often the store is asked whether the worker has shown itself, and how long that may take.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a worker may take to show itself at first.
-const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The supervisor of one worker process.
 #[derive(Debug)]
@@ -41,14 +39,16 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the worker, and keeps it running until `shutdown`.
+    /// Starts the worker, which may take as long as `patience` to show itself, and keeps it running until `shutdown`.
     pub(super) fn start(
         app: &Celeriac,
         command: impl Fn() -> std::io::Result<Command> + Send + 'static,
+        patience: Duration,
         shutdown: Shutdown,
     ) -> Self {
         let (health, watched) = watch::channel(Some(STARTING.to_owned()));
-        Self { health: watched, running: tokio::spawn(supervise(app.clone(), command, shutdown, health)) }
+        let running = tokio::spawn(supervise(app.clone(), command, patience, shutdown, health));
+        Self { health: watched, running }
     }
 
     /// What is wrong with the worker.
@@ -69,6 +69,7 @@ const STARTING: &str = "the worker is starting";
 async fn supervise(
     app: Celeriac,
     command: impl Fn() -> std::io::Result<Command>,
+    patience: Duration,
     shutdown: Shutdown,
     health: watch::Sender<Option<String>>,
 ) {
@@ -81,7 +82,7 @@ async fn supervise(
                 starts += 1;
                 tracing::info!(pid = child.id(), starts, "worker started");
                 health.send_replace(Some(STARTING.to_owned()));
-                match attend(&app, child, &shutdown, &health).await {
+                match attend(&app, child, patience, &shutdown, &health).await {
                     Ended::AsTold => return,
                     Ended::ByItself(status) => format!("the worker ended by itself: {status}"),
                     Ended::Silent => {
@@ -114,6 +115,7 @@ enum Ended {
 async fn attend(
     app: &Celeriac,
     mut child: Child,
+    patience: Duration,
     shutdown: &Shutdown,
     health: &watch::Sender<Option<String>>,
 ) -> Ended {
@@ -121,7 +123,7 @@ async fn attend(
     let _input = child.stdin.take();
     let id = child.id();
     let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let mut presence = Presence::new(app, id);
+    let mut presence = Presence::new(app, id, patience);
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -166,11 +168,13 @@ struct Presence<'a> {
     /// Since when it has not; and whether it ever had.
     missing: Option<Instant>,
     seen: bool,
+    /// How long it may take to do so at first.
+    patience: Duration,
 }
 
 impl<'a> Presence<'a> {
-    fn new(app: &'a Celeriac, id: Option<u32>) -> Self {
-        Self { app, id, missing: Some(Instant::now()), seen: false }
+    fn new(app: &'a Celeriac, id: Option<u32>, patience: Duration) -> Self {
+        Self { app, id, missing: Some(Instant::now()), seen: false, patience }
     }
 
     /// What is wrong with it.
@@ -201,7 +205,7 @@ impl<'a> Presence<'a> {
 
     /// Whether it has been silent for so long that it holds nothing any more.
     fn is_lost(&self) -> bool {
-        let patience = if self.seen { self.app.config().visibility_timeout } else { START_PATIENCE };
+        let patience = if self.seen { self.app.config().visibility_timeout } else { self.patience };
         self.missing.is_some_and(|missing| missing.elapsed() > patience)
     }
 }

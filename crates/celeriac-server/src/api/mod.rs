@@ -1,6 +1,7 @@
 //! The handlers, one file for each thing they are about. They read, ask the library, and say what came of it.
 
 pub(crate) mod bulk;
+pub(crate) mod call;
 pub(crate) mod cursor;
 pub(crate) mod dead;
 pub(crate) mod filter;

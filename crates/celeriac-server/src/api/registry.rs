@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use celeriac::TaskOptions;
+use celeriac::task::{Description, Parameter, ParameterKind};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -23,10 +24,78 @@ pub(crate) struct RegistryView {
 pub(crate) struct KnownTask {
     /// Its name.
     name: String,
-    /// Its options, when this program has the task itself.
+    /// Its options, when this program has the task itself or knows of it.
     options: Option<OptionsView>,
+    /// What it says of itself, when it is known.
+    description: Option<DescriptionView>,
     /// The live workers that know it, by node name.
     workers: Vec<String>,
+}
+
+/// What a task says of itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DescriptionView {
+    /// What it does, in a line; may be empty.
+    summary: String,
+    /// The rest of what there is to say; may be empty.
+    details: String,
+    /// What it takes, in order: what is given by position comes first.
+    parameters: Vec<ParameterView>,
+    /// It takes positional arguments beyond these.
+    more_args: bool,
+    /// It takes named arguments beyond these.
+    more_kwargs: bool,
+    /// Calls whose arguments do not fit are refused before they are sent.
+    checked: bool,
+}
+
+/// A parameter of a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ParameterView {
+    /// Its name.
+    name: String,
+    /// How its argument is given: `positional` by position alone, `named` by name alone, `either` in both ways.
+    kind: KindView,
+    /// A call must give it.
+    required: bool,
+    /// What it may be: a JSON Schema, with the default where JSON can hold it.
+    #[schema(value_type = Object)]
+    schema: serde_json::Value,
+}
+
+/// How an argument is given.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KindView {
+    /// By position alone.
+    Positional,
+    /// In both ways.
+    Either,
+    /// By name alone.
+    Named,
+}
+
+impl From<&Description> for DescriptionView {
+    fn from(description: &Description) -> Self {
+        let parameter = |parameter: &Parameter| ParameterView {
+            name: parameter.name.clone(),
+            kind: match parameter.kind {
+                ParameterKind::Positional => KindView::Positional,
+                ParameterKind::Either => KindView::Either,
+                ParameterKind::Named => KindView::Named,
+            },
+            required: parameter.required,
+            schema: parameter.schema.clone(),
+        };
+        Self {
+            summary: description.summary.clone(),
+            details: description.details.clone(),
+            parameters: description.parameters.iter().map(parameter).collect(),
+            more_args: description.more_args,
+            more_kwargs: description.more_kwargs,
+            checked: description.checked,
+        }
+    }
 }
 
 /// The options of a task, under Celery's names; times in seconds. What is `null` is left to the settings.
@@ -89,7 +158,7 @@ impl From<&TaskOptions> for OptionsView {
 
 /// List the tasks that can be called
 ///
-/// Those that this program has, and those that live workers know.
+/// Those that this program has or knows of, and those that live workers know.
 #[utoipa::path(
     get, path = "/registry", tag = "workers", operation_id = "list_registry",
     responses((status = 200, description = "The tasks, by name", body = RegistryView)),
@@ -98,11 +167,12 @@ pub(crate) async fn list(State(server): State<Server>) -> Result<Json<RegistryVi
     let registry = server.app().registry();
     let known = |name: &str| KnownTask {
         name: name.to_owned(),
-        options: registry.options(name).map(OptionsView::from),
+        options: registry.options_of_calls(name).map(OptionsView::from),
+        description: registry.description(name).map(DescriptionView::from),
         workers: Vec::new(),
     };
-    let mut tasks: BTreeMap<Box<str>, KnownTask> =
-        registry.names().map(|name| (name.into(), known(name))).collect();
+    let names = registry.names().map(|name| -> &str { name }).chain(registry.known_names());
+    let mut tasks: BTreeMap<Box<str>, KnownTask> = names.map(|name| (name.into(), known(name))).collect();
     for card in server.app().store().control.workers().await? {
         for name in card.tasks {
             let task = tasks.entry(name.clone()).or_insert_with(|| known(&name));

@@ -10,6 +10,8 @@ use celeriac::{CallOptions, Json, TaskId, Timestamp};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
+use crate::arguments::{self, Given};
+use crate::escape::pointer;
 use crate::input::{Fields, NAME_MAX, Problems};
 use crate::json::{Raw, compact};
 use crate::problem::Problem;
@@ -112,6 +114,15 @@ const SECONDS_MAX: Duration = Duration::from_secs(3_155_760_000);
 const SECONDS_LEAST: Duration = Duration::from_millis(1);
 const URL_MAX: usize = 2048;
 
+/// What is called, before it is known how.
+#[derive(Debug)]
+pub(crate) struct What {
+    pub(crate) task: String,
+    pub(crate) given: Given,
+    /// What the content of the request comes to.
+    pub(crate) content: String,
+}
+
 /// Reads a call.
 pub(crate) fn read(
     mut fields: Fields,
@@ -121,19 +132,44 @@ pub(crate) fn read(
 ) -> Request {
     let content = fields.digest();
     let task = fields.required_text("task", NAME_MAX, problems);
-    // Whoever could send it would have anything signed with the server's secret.
-    if task == WEBHOOK_TASK {
-        problems.add(
-            fields.place("task"),
-            "is for the server alone; give webhook with the task whose end is to be told",
-        );
-    }
+    check_task(&task, || fields.place("task"), problems);
+    let before = problems.count();
     let args = fields.items("args", usize::MAX, problems).unwrap_or_default();
+    let args_at = fields.place("args");
     for (index, value) in args.iter().enumerate() {
-        check_value(value, || format!("{}/{index}", fields.place("args")), problems);
+        check_value(value, || format!("{args_at}/{index}"), problems);
     }
     let kwargs = fields.object("kwargs", problems).unwrap_or_default();
-    check_values(&kwargs, &fields.place("kwargs"), problems);
+    let kwargs_at = fields.place("kwargs");
+    check_values(&kwargs, &kwargs_at, problems);
+    let given = Given { args, kwargs };
+    // What cannot be read as arguments is not said to be missing among them.
+    if let Some(description) = server.app().registry().description(&task)
+        && problems.count() == before
+    {
+        arguments::check_names(description, &given, (&args_at, &kwargs_at), problems);
+    }
+    options(fields, What { task, given, content }, header_key, &NAMES, server, problems)
+}
+
+/// Whether a task may be called from outside.
+pub(crate) fn check_task(task: &str, at: impl Fn() -> String, problems: &mut Problems) {
+    // Whoever could send it would have anything signed with the server's secret.
+    if task == WEBHOOK_TASK {
+        problems.add(at(), "is for the server alone; give webhook with the task whose end is to be told");
+    }
+}
+
+/// Reads how a task is to be called: the rest of the fields, which are no more than `names`.
+pub(crate) fn options(
+    mut fields: Fields,
+    what: What,
+    header_key: Option<&str>,
+    names: &[&str],
+    server: &Server,
+    problems: &mut Problems,
+) -> Request {
+    let What { task, given: Given { args, kwargs }, content } = what;
     let countdown = fields.seconds("countdown", Duration::ZERO, SECONDS_MAX, problems);
     let eta = fields.time("eta", problems);
     if countdown.is_some() && eta.is_some() {
@@ -176,7 +212,7 @@ pub(crate) fn read(
         task_id: task_id.clone(),
         ..CallOptions::default()
     };
-    fields.finish(&NAMES, problems);
+    fields.finish(names, problems);
     let known_id = task_id.or_else(|| key.map(|key| TaskId::for_key(&task, &key)));
     Request { call: Call { task, args, kwargs, options }, known_id, content }
 }
@@ -193,7 +229,7 @@ pub(crate) fn check_webhook(request: &Request, server: &Server) -> Result<(), Pr
 
 impl Fields {
     /// What the content comes to: all fields but the key, whatever their order and spacing.
-    fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         let mut entries: Vec<(String, String)> = self
             .entries()
             .filter(|(name, value)| *name != "idempotency_key" && !value.is_null())
@@ -229,15 +265,15 @@ fn not_before_1970(at: Timestamp) -> Timestamp {
     at.max(Timestamp::UNIX_EPOCH)
 }
 
-fn check_values(values: &JsonMap, place: &str, problems: &mut Problems) {
+pub(crate) fn check_values(values: &JsonMap, place: &str, problems: &mut Problems) {
     for (name, value) in values {
-        let at = || format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"));
+        let at = || format!("{place}/{}", pointer(name));
         check_value(value, at, problems);
     }
 }
 
 /// Whether a worker could read the value in a message.
-fn check_value(value: &Json, at: impl Fn() -> String, problems: &mut Problems) {
+pub(crate) fn check_value(value: &Json, at: impl Fn() -> String, problems: &mut Problems) {
     // Writing it anew bounds its depth, so that it fits into every message and result.
     if let Err(why) = Json::from_value(value) {
         problems.add(at(), why.to_string());

@@ -14,6 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::request::{self, CONTENT_HEADER, Request, TaskRequest};
+use crate::escape::segment;
 use crate::floor::Floor;
 use crate::input::{Document, Fields, NAME_MAX, Problems, shown};
 use crate::json::compact;
@@ -89,17 +90,22 @@ pub(crate) async fn send(
     let request = request::read(fields, header_key.as_deref(), &server, &mut problems);
     problems.check()?;
     if let Some(detail) = two_keys {
-        return Err(Problem::new(StatusCode::CONFLICT, "two-keys", "two idempotency keys", detail));
+        return Err(conflict_of_keys(detail));
     }
     request::check_webhook(&request, &server)?;
-    let sent = accept(&server, vec![request], |_| String::new()).await?.remove(0);
-    let Some(view) = view::load(&server, &sent.task_id).await? else {
+    respond(&server, request, uri.path()).await
+}
+
+/// Sends a call that was read, and shows the task. `list` is the path of the list of tasks.
+pub(super) async fn respond(server: &Server, request: Request, list: &str) -> Result<Response, Problem> {
+    let sent = accept(server, vec![request], |_| String::new()).await?.remove(0);
+    let Some(view) = view::load(server, &sent.task_id).await? else {
         // Only an operator who drops it could come in between.
         return Err(super::tasks::unknown(&sent.task_id));
     };
     let mut response = (StatusCode::ACCEPTED, Json(view)).into_response();
     let headers = response.headers_mut();
-    if let Ok(location) = HeaderValue::try_from(location(uri.path(), &sent.task_id)) {
+    if let Ok(location) = HeaderValue::try_from(location(list, &sent.task_id)) {
         headers.insert(LOCATION, location);
     }
     if sent.duplicate {
@@ -224,10 +230,11 @@ fn unknown_names(server: &Server, floor: &Floor, requests: &[Request]) -> Vec<us
     unknown.map(|(index, _)| index).collect()
 }
 
-/// The tasks that this program has, and those that live workers know.
+/// The tasks that this program has or knows of, and those that live workers know.
 fn known_names<'a>(server: &'a Server, floor: &'a Floor) -> impl Iterator<Item = &'a str> {
     let of_workers = floor.workers.iter().flat_map(|card| &card.tasks);
-    let of_program = server.app().registry().names().map(|name| -> &'a str { name });
+    let registry = server.app().registry();
+    let of_program = registry.names().map(|name| -> &'a str { name }).chain(registry.known_names());
     of_program.chain(of_workers.map(|name| &**name))
 }
 
@@ -355,7 +362,7 @@ async fn same_content(server: &Server, id: &TaskId, request: &Request) -> Result
 }
 
 /// The header `Idempotency-Key`.
-fn header_key(headers: &HeaderMap, problems: &mut Problems) -> Option<String> {
+pub(super) fn header_key(headers: &HeaderMap, problems: &mut Problems) -> Option<String> {
     let value = headers.get("idempotency-key")?;
     match value.to_str() {
         Ok(text) if (1..=NAME_MAX).contains(&text.len()) && !text.contains([' ', '\t']) => {
@@ -366,6 +373,11 @@ fn header_key(headers: &HeaderMap, problems: &mut Problems) -> Option<String> {
             None
         }
     }
+}
+
+/// A request that names its call in two ways.
+pub(super) fn conflict_of_keys(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::CONFLICT, "two-keys", "two idempotency keys", detail)
 }
 
 /// What else the body says of the call's identity than the header.
@@ -383,15 +395,7 @@ fn other_key(fields: &Fields, key: &str) -> Option<String> {
 
 /// The address of a task below the path of the list.
 fn location(list: &str, task_id: &TaskId) -> String {
-    let mut location = format!("{}/", list.trim_end_matches('/'));
-    for byte in task_id.as_str().bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            location.push(char::from(byte));
-        } else {
-            location.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    location
+    format!("{}/{}", list.trim_end_matches('/'), segment(task_id.as_str()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod arguments;
 mod cancel;
 mod context;
+mod description;
 mod error;
 mod executor;
 #[doc(hidden)]
@@ -24,6 +25,7 @@ pub use arguments::{ArgumentReader, Arguments};
 pub(crate) use cancel::CancelSignal;
 pub use context::{BlockingContext, Context, StepError};
 pub(crate) use context::{Journal, JournalAnswer, JournalWrite, Request, current};
+pub use description::{Description, KnownTask, Parameter, ParameterKind};
 pub(crate) use error::Ending;
 pub use error::{CancelReason, Cancelled, Ignore, Reject, Retry, TaskError};
 pub use executor::{Concluded, Executor, Fault, ForeignCall, ForeignTask, Ran, Seat, Verdict};
@@ -64,6 +66,12 @@ pub trait Task: Typed {
     /// What the task says of itself.
     fn options() -> TaskOptions {
         TaskOptions::default()
+    }
+
+    /// What the task says of itself to those who call it by hand.
+    #[must_use]
+    fn description() -> Option<Description> {
+        None
     }
 
     /// Binds a call's arguments, and gives what is to be run.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Arguments, Context, Execution, Task, TaskError, TaskOptions};
+use super::{Arguments, Context, Description, Execution, KnownTask, Task, TaskError, TaskOptions};
 
-/// The tasks that a program can run, by name.
+/// The tasks that a program can run, by name; and what it knows of those that others run.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     tasks: BTreeMap<&'static str, Arc<RegisteredTask>>,
+    known: BTreeMap<Box<str>, Arc<KnownTask>>,
 }
 
 type Bind = fn(Context, Arguments) -> Result<Execution, TaskError>;
@@ -18,14 +19,25 @@ type Bind = fn(Context, Arguments) -> Result<Execution, TaskError>;
 pub(crate) struct RegisteredTask {
     pub(crate) name: &'static str,
     pub(crate) options: TaskOptions,
+    pub(crate) description: Option<Description>,
     pub(crate) bind: Bind,
 }
 
 impl Registry {
     /// Adds a task; one of the same name is replaced.
     pub fn register<T: Task>(&mut self) {
-        let task = RegisteredTask { name: T::NAME, options: T::options(), bind: T::bind };
+        let task = RegisteredTask {
+            name: T::NAME,
+            options: T::options(),
+            description: T::description(),
+            bind: T::bind,
+        };
         self.tasks.insert(task.name, Arc::new(task));
+    }
+
+    /// Notes what is known of a task that others run.
+    pub fn know(&mut self, task: KnownTask) {
+        self.known.insert(task.name.clone(), Arc::new(task));
     }
 
     /// The names, in order.
@@ -33,10 +45,30 @@ impl Registry {
         self.tasks.keys().copied()
     }
 
-    /// The options of a task.
+    /// The names of tasks that others run and this program knows more of, in order.
+    pub fn known_names(&self) -> impl Iterator<Item = &str> {
+        self.known.keys().map(|name| &**name)
+    }
+
+    /// The options of a task that this program can run.
     #[must_use]
     pub fn options(&self, name: &str) -> Option<&TaskOptions> {
         self.tasks.get(name).map(|task| &task.options)
+    }
+
+    /// The options that hold for those who send a task, whoever runs it.
+    #[must_use]
+    pub fn options_of_calls(&self, name: &str) -> Option<&TaskOptions> {
+        self.options(name).or_else(|| self.known.get(name).map(|task| &task.options))
+    }
+
+    /// What a task says of itself, whoever runs it.
+    #[must_use]
+    pub fn description(&self, name: &str) -> Option<&Description> {
+        match self.tasks.get(name) {
+            Some(task) => task.description.as_ref(),
+            None => self.known.get(name)?.description.as_ref(),
+        }
     }
 
     pub(crate) fn task(&self, name: &str) -> Option<&Arc<RegisteredTask>> {
