@@ -148,17 +148,14 @@ fn by_position(description: &Description, args: Vec<Json>, problems: &mut Proble
 const MISSING: &str = "missing: the task cannot be called without it";
 
 fn unknown(description: &Description, name: &str) -> String {
-    let names = || description.parameters.iter().map(|parameter| &*parameter.name);
-    match (crate::names::close(name, names()).first(), names().next()) {
-        (Some(close), _) => format!("the task takes no argument of this name; did you mean {close}?"),
-        (None, Some(_)) => {
-            format!(
-                "the task takes no argument of this name; there are {}",
-                names().collect::<Vec<_>>().join(", ")
-            )
-        }
-        (None, None) => "the task takes no arguments by name".to_owned(),
-    }
+    let names: Vec<&str> = description.parameters.iter().map(|parameter| &*parameter.name).collect();
+    let hint = match crate::names::close(name, names.iter().copied()).first() {
+        // Any letter is close to any other.
+        Some(close) if name.chars().count() > 2 => format!("did you mean {close}?"),
+        _ if names.is_empty() => "it takes none by name".to_owned(),
+        _ => format!("there are {}", names.join(", ")),
+    };
+    format!("the task takes no argument of this name; {hint}")
 }
 
 fn check_count(description: &Description, args: &[Json], at: &str, problems: &mut Problems) {

@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Listening, PATIENCE, soon};
 
+/// Adds two numbers.
+///
+/// They are *whole*.
 #[celeriac::task(name = "app.add")]
 async fn add(x: i64, y: i64) -> i64 {
     x + y

@@ -43,7 +43,7 @@ async fn every_problem_of_a_call_is_listed() {
     sorted.sort_unstable();
     wanted.sort_unstable();
     assert_eq!(sorted, wanted);
-    let both = json!({ "task": "app.add", "countdown": 1, "eta": "2999-01-01T00:00:00Z", "task_id": "a", "idempotency_key": "b" });
+    let both = json!({ "task": "app.add", "args": [1, 1], "countdown": 1, "eta": "2999-01-01T00:00:00Z", "task_id": "a", "idempotency_key": "b" });
     assert_eq!(api.task(both).await.places(), ["/countdown", "/idempotency_key"]);
     for not_an_object in [json!([]), json!(7), json!("x"), Value::Null] {
         assert_eq!(api.task(not_an_object).await.places(), [""]);
@@ -117,7 +117,7 @@ async fn a_full_queue_takes_nothing_more() {
     api.post("/api/v1/tasks/batch", json!({ "tasks": [call(), call()] })).await.expect(202);
     api.task(call()).await.expect(429);
     // Another queue has room.
-    api.task(json!({ "task": "app.add", "queue": "other" })).await.expect(202);
+    api.task(json!({ "task": "app.add", "args": [1, 1], "queue": "other" })).await.expect(202);
 }
 
 #[tokio::test]
@@ -132,12 +132,15 @@ async fn nobody_has_deliveries_signed_for_them() {
 #[tokio::test]
 async fn webhooks_need_a_secret() {
     let api = Api::memory().await;
-    let body = || json!({ "task": "app.add", "webhook": "https://example.com/x" });
+    let body = || json!({ "task": "app.add", "args": [1, 1], "webhook": "https://example.com/x" });
     assert_eq!(api.task(body()).await.expect(403).body["type"], "/problems/webhooks-off");
     let able = Api::with(|config| config.webhook_secret = Some("a secret of the tests".to_owned())).await;
     able.task(body()).await.expect(202);
     for wrong in ["https://me:pw@example.com/x", "ftp://example.com/", "http://127.0.0.1/", "example"] {
-        let places = able.task(json!({ "task": "app.add", "webhook": wrong, "priority": 10 })).await.places();
+        let places = able
+            .task(json!({ "task": "app.add", "args": [1, 1], "webhook": wrong, "priority": 10 }))
+            .await
+            .places();
         assert_eq!(places, ["/webhook", "/priority"], "{wrong}");
     }
 }

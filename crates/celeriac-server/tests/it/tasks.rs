@@ -185,9 +185,9 @@ async fn keys_are_kept(api: Api) {
         api.task(json!({ "task": "app.fail", "args": ["x"], "idempotency_key": "k" })).await.expect(202);
     assert_ne!(other.id(), first.id());
     let keys = |key: &'static str| api.request(Method::POST, "/api/v1/tasks").header("idempotency-key", key);
-    let both = keys("k").json(&json!({ "task": "app.add", "idempotency_key": "l" }));
+    let both = keys("k").json(&json!({ "task": "app.add", "args": [1, 1], "idempotency_key": "l" }));
     assert_eq!(api.answer(both).await.expect(409).body["type"], "/problems/two-keys");
-    let wrong = keys("two words").json(&json!({ "task": "app.add" }));
+    let wrong = keys("two words").json(&json!({ "task": "app.add", "args": [1, 1] }));
     assert_eq!(api.answer(wrong).await.places(), ["Idempotency-Key"]);
     assert_eq!(api.get("/api/v1/tasks").await.body["items"].as_array().unwrap().len(), 2);
 }
@@ -210,8 +210,7 @@ async fn batches_are_whole(api: Api) {
     let call = |x: i64| json!({ "task": "app.add", "args": [x, 1] });
     let sent = api.post("/api/v1/tasks/batch", json!({ "tasks": [call(1), call(2)] })).await.expect(202).body;
     assert_eq!(sent["items"].as_array().unwrap().len(), 2);
-    let wrong =
-        json!({ "tasks": [call(3), {"task": "app.add", "countdown": -1, "extra": 1}, 7, {"args": []}] });
+    let wrong = json!({ "tasks": [call(3), {"task": "app.add", "args": [1, 1], "countdown": -1, "extra": 1}, 7, {"args": []}] });
     let places = api.post("/api/v1/tasks/batch", wrong).await.places();
     assert_eq!(places, ["/tasks/1/countdown", "/tasks/1/extra", "/tasks/2", "/tasks/3/task"]);
     let unknown = json!({ "tasks": [call(3), {"task": "app.ad"}, {"task": "nothing.like.it"}] });
