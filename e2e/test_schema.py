@@ -69,7 +69,7 @@ def test_every_route_wants_a_token(serve):
     assert len(listed) > 20
     for method, path, _ in listed:
         url = path
-        for name in ("id", "name", "command", "kind"):
+        for name in ("id", "name", "command", "kind", "task"):
             url = url.replace("{%s}" % name, "x")
         body = {} if method in ("post", "put") else None
         bare = server.call(method.upper(), url, body).status

@@ -29,6 +29,8 @@ use crate::source;
 
 /// How long it may take to go: what the application does at `worker_shutdown` is part of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to go when it has only described the application.
+const DESCRIBED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the Python process is started.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -196,7 +198,7 @@ pub async fn describe(python: &Path, options: &StartOptions) -> Result<Manifest>
     let (pid, gone) = (started.pid, started.gone);
     tokio::spawn(async move {
         // Threads that the application has started when it was imported would keep it, and all that it holds.
-        if tokio::time::timeout(CLOSE_PATIENCE, gone.cancelled()).await.is_err() {
+        if tokio::time::timeout(DESCRIBED_PATIENCE, gone.cancelled()).await.is_err() {
             send_signal(pid, Signal::KILL);
         }
     });

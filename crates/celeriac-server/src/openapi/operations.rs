@@ -1,7 +1,7 @@
 //! Each task that is known as an operation of its own: `POST /api/v1/call/proj.add`, with what the task says of itself.
 //!
-//! They are the operation of the general path with another name and body; what they have in common stands in the
-//! document once.
+//! They are the operation of the general path with another name and body, and stand in its place; what they have in common
+//! stands in the document once.
 
 use std::collections::HashSet;
 
@@ -16,6 +16,8 @@ use crate::input::NAME_MAX;
 pub(super) const PATH: &str = "/api/v1/call/{task}";
 
 const TAG: &str = "your tasks";
+const DESCRIPTION: &str =
+    "The tasks of the application. Others that a worker runs are called in the same way, by their names";
 /// More of them than this, and a page of them is of use to nobody.
 const OPERATIONS_MAX: usize = 2_000;
 /// Tasks of the queue's own: Celery's are made for canvases, and every program `celeriac` has the demonstration's.
@@ -42,12 +44,14 @@ pub(super) fn add(document: &mut Value, registry: &Registry) {
     let common = Common::take(document);
     let mut ids = operation_ids(document);
     let Some(paths) = document["paths"].as_object_mut() else { return };
+    // Whoever has only the document would hold that it takes anything of any task.
+    paths.remove(PATH);
     for name in names {
         let path = PATH.replace("{task}", &segment(name));
         let operation = common.operation(name, registry.description(name), &mut ids);
         paths.insert(path, json!({ "post": operation }));
     }
-    document["tags"] = json!([{ "name": TAG, "description": "The tasks of the application" }]);
+    document["tags"] = json!([{ "name": TAG, "description": DESCRIPTION }]);
 }
 
 fn can_be_called(name: &str) -> bool {

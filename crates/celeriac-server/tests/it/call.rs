@@ -2,11 +2,12 @@
 
 use celeriac::task::{Description, KnownTask, Parameter, ParameterKind};
 use celeriac::{Celeriac, TaskOptions};
-use celeriac_server::ServerConfig;
+use celeriac_server::{Access, ServerConfig, description};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Api};
+use crate::support::server;
 
 fn parameter(name: &str, kind: ParameterKind, schema: Value) -> Parameter {
     let required = schema.get("default").is_none();
@@ -102,7 +103,9 @@ async fn each_task_is_an_operation() {
     });
     assert_eq!(schema(&document, "proj.search"), &expected);
     // Options and answers are those of any call, and stand in the document once.
-    let general = operation(&document, "{task}");
+    let bare = description(&server(Access::default(), ServerConfig::default()).await);
+    let general = operation(&bare, "{task}");
+    assert!(general.is_object() && operation(&document, "{task}").is_null());
     let resolve =
         |value: &Value| document.pointer(value["$ref"].as_str().unwrap().trim_start_matches('#')).unwrap();
     let parameters: Vec<&Value> = search["parameters"].as_array().unwrap().iter().map(resolve).collect();
