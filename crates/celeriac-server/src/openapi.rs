@@ -197,7 +197,7 @@ fn complete_parameter(parameter: &mut Value, config: &ServerConfig) {
         }
         "phase" => schema["maxItems"] = json!(50),
         "tags" => {
-            schema["items"] = json!({ "type": "string", "minLength": 1, "maxLength": request::TAG_MAX })
+            schema["items"] = json!({ "type": "string", "minLength": 1, "maxLength": request::TAG_MAX });
         }
         "expires" => *schema = json!({ "anyOf": [moment(), seconds()] }),
         "heartbeat" => schema["enum"] = json!(["comment", "event"]),
