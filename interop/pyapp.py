@@ -270,6 +270,30 @@ def watched_hard():
 
 
 @app.task
+def hears(word):
+    """Goes on when it is sent a signal that it knows."""
+    signal.signal(signal.SIGUSR2, lambda number, _: note(f"heard {number} {word}"))
+    return slow(2, word)
+
+
+@app.task
+def interruptible(word):
+    try:
+        slow(60, word)
+    except SoftTimeLimitExceeded:
+        note(f"cleaned up {word}")
+        raise
+
+
+if "INTEROP_NEWER" in os.environ:
+
+    @app.task
+    def newer(n):
+        """What an older release of the application does not have."""
+        return n
+
+
+@app.task
 def leave():
     sys.exit(3)
 
@@ -353,6 +377,15 @@ def worker_shutdown(**_):
 # Without these an application leaves more to celeriac.
 if "INTEROP_PLAIN" not in os.environ:
 
+    @signals.task_received.connect
+    def received(request=None, **_):
+        if request.name == "pyapp.watched":
+            note(f"received {request.id} {request.task.name} {request.hostname} {request.argsrepr}")
+
+    @signals.task_unknown.connect
+    def unknown(message=None, exc=None, name=None, id=None, **_):
+        note(f"unknown {id} {name} {type(exc).__name__} {message.headers['task']}")
+
     @signals.task_prerun.connect
     def prerun(task_id=None, task=None, **_):
         if task.name == "pyapp.watched":
@@ -378,7 +411,8 @@ if "INTEROP_PLAIN" not in os.environ:
             note("signal retry")
 
     @signals.task_revoked.connect
-    def revoked(request=None, terminated=None, expired=None, **_):
+    def revoked(request=None, terminated=None, expired=None, signum=None, **_):
+        note(f"revoked by {request.id} {signum and int(signum)}")
         note(f"signal revoked {request.id} {bool(terminated)} {bool(expired)}")
 
 

@@ -3,6 +3,7 @@ of both, so that one can take the place of the other on any day."""
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -14,6 +15,8 @@ from conftest import CELERIAC, CELERY, PATIENCE, open_place, until
 from test_events import Listener
 
 NODE = "app@interop"
+# Tasks that nobody knows are not waited for as long as in earnest.
+UNKNOWN = "worker_unknown_task_delay = 0.2\nworker_unknown_task_timeout = 0.5\n"
 
 
 class App:
@@ -77,6 +80,7 @@ def running(request, server, tmp_path_factory):
     place = next(opened)
     place.reachable_by = reachable_by
     os.environ["INTEROP_NOTES"] = str(place.notes_file)
+    (place.folder / "celeriac.toml").write_text(UNKNOWN)
     app = App(place, request.param)
     app.worker = app.start(env={"INTEROP_PLAIN": "1"} if app.plain else {})
     yield app
@@ -144,6 +148,27 @@ def test_a_failure_keeps_type_arguments_and_traceback(app):
     assert 'raise Broken("engine", 7)' in result.traceback
 
 
+def test_a_name_that_the_application_has_not(app):
+    result = app.app.send_task("pyapp.absent", args=[1], queue="pyapp")
+    with pytest.raises(NotRegistered, match="pyapp.absent"):
+        result.get(timeout=PATIENCE)
+    assert result.state == "FAILURE" and app.meta(result.id)["result"]["exc_type"] == "NotRegistered"
+    if not app.plain:
+        app.noted(f"unknown {result.id} pyapp.absent KeyError pyapp.absent")
+    until(lambda: "pyapp.absent" in app.worker.text(), "nothing is logged")
+
+
+def test_who_waits_for_a_name_that_nobody_has_hears_of_it(app):
+    if app.kind == "celery":
+        pytest.skip("Celery lets them wait")
+    result = app.app.send_task("pyapp.absent", queue="pyapp", link_error=app.tasks.errback.s())
+    part = chord([app.tasks.add.s(1, 1), app.app.signature("pyapp.absent", queue="pyapp")], app.tasks.xsum.s())()
+    with pytest.raises(Exception, match="absent"):
+        part.get(timeout=PATIENCE)
+    app.noted(f"errback {result.id}")
+    assert result.id in app.place.celeriac("dead", "list").stdout
+
+
 def test_a_value_that_cannot_be_serialized_is_a_failure(app):
     result = app.tasks.unserializable.delay()
     with pytest.raises(Exception):
@@ -183,7 +208,7 @@ def test_hooks_of_a_class_of_one_s_own(app):
     assert result.get(timeout=PATIENCE) == "hello world"
     app.noted(f"postrun {result.id} SUCCESS")
     notes = app.place.notes()
-    order = [f"prerun {result.id}", f"before_start {result.id}", "call pyapp.watched",
+    order = [f"received {result.id} pyapp.watched {NODE} ('world',)", f"prerun {result.id}", f"before_start {result.id}", "call pyapp.watched",
              f"on_success {result.id} hello world", f"after_return {result.id} SUCCESS", f"postrun {result.id} SUCCESS"]
     places = [notes.index(line) for line in order]
     assert places == sorted(places), notes
@@ -497,6 +522,41 @@ def test_terminated_by_a_signal_of_choice(app):
         result.get(timeout=PATIENCE)
 
 
+@pytest.mark.signals
+@pytest.mark.parametrize("name", ["SIGUSR2", "USR2", signal.SIGUSR2.value])
+def test_a_signal_of_choice_reaches_the_task(app, name):
+    word = f"signalled by {name}"
+    result = app.tasks.hears.delay(word)
+    app.noted(f"begin {word}")
+    result.revoke(terminate=True, signal=name)
+    app.noted(f"heard {signal.SIGUSR2.value} {word}")
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        result.get(timeout=PATIENCE)
+    app.noted(f"revoked by {result.id} {signal.SIGUSR2.value}")
+
+
+def test_sigusr1_interrupts_a_task_as_a_soft_limit_does(app):
+    result = app.tasks.interruptible.delay("interrupted")
+    app.noted("begin interrupted")
+    result.revoke(terminate=True, signal="SIGUSR1")
+    app.noted("cleaned up interrupted")
+    # Celery stores REVOKED first.
+    until(lambda: result.state == "FAILURE", "it has not ended as the task did")
+    assert type(result.result).__name__ == "SoftTimeLimitExceeded"
+
+
+@pytest.mark.celeriac
+def test_a_signal_of_choice_by_celeriac_s_command(app):
+    if app.kind == "celery":
+        pytest.skip("is about celeriac alone")
+    result = app.tasks.hears.delay("commanded")
+    app.noted("begin commanded")
+    ran = app.place.celeriac("revoke", result.id, "--terminate", "--signal", "SIGUSR2")
+    assert ran.returncode == 0, ran
+    app.noted(f"heard {signal.SIGUSR2.value} commanded")
+    until(lambda: result.state == "REVOKED", "it goes on")
+
+
 def test_inspect(app, tmp_path):
     result = app.tasks.progress.delay(str(tmp_path / "gate"))
     until(lambda: result.state == "PROGRESS", "the state is not there")
@@ -582,7 +642,10 @@ def test_events_of_what_the_worker_ends(app, heard):
 
 def test_signals_of_the_worker(app):
     notes = app.place.notes()
-    assert "worker_init pyapp True" in notes and "worker_ready" in notes
+    order = [f"celeryd_init {NODE} pyapp", "worker_init pyapp True", f"celeryd_after_setup {NODE}", "worker_ready"]
+    assert [note for note in notes if note in order] == order
+    (creator,) = {note.split()[1] for note in notes if note.startswith("worker_before_create_process")}
+    assert int(creator) not in app.inspect().stats()[NODE]["pool"]["processes"]
     pids = app.inspect().stats()[NODE]["pool"]["processes"]
     for pid in pids:
         app.noted(f"worker_process_init {pid}")

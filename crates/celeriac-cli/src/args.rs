@@ -4,6 +4,7 @@ mod celery;
 
 use std::path::PathBuf;
 
+use celeriac::ProcessSignal;
 use clap::{Args, Parser, Subcommand};
 
 pub use celery::{Met, Refused};
@@ -404,9 +405,10 @@ pub struct Revoke {
     /// Stop them even when they run.
     #[arg(long)]
     pub terminate: bool,
-    /// The signal, for tasks that are processes. Rust tasks are told, not signalled.
-    #[arg(long, value_name = "SIGNAL")]
-    pub signal: Option<String>,
+    /// With --terminate, the signal for tasks that are processes, as Python's are. Default: SIGTERM. Rust tasks are told,
+    /// not signalled.
+    #[arg(long, value_name = "SIGNAL", requires = "terminate")]
+    pub signal: Option<ProcessSignal>,
 }
 
 /// `celeriac dead`.

@@ -52,6 +52,8 @@ struct File {
     worker_heartbeat_interval: Option<f64>,
     worker_shutdown_timeout: Option<f64>,
     worker_revoke_grace: Option<f64>,
+    worker_unknown_task_delay: Option<f64>,
+    worker_unknown_task_timeout: Option<f64>,
     task_routes: Vec<FileRoute>,
     server: FileServer,
 }
@@ -210,6 +212,14 @@ impl File {
             duration("worker_shutdown_timeout", self.worker_shutdown_timeout)?,
         );
         set(&mut config.worker_revoke_grace, duration("worker_revoke_grace", self.worker_revoke_grace)?);
+        set(
+            &mut config.worker_unknown_task_delay,
+            duration("worker_unknown_task_delay", self.worker_unknown_task_delay)?,
+        );
+        set(
+            &mut config.worker_unknown_task_timeout,
+            duration("worker_unknown_task_timeout", self.worker_unknown_task_timeout)?,
+        );
         // As Celery's: 0 keeps results for ever.
         let expires = duration("result_expires", self.result_expires)?;
         set(&mut config.result_expires, expires.map(|expires| (!expires.is_zero()).then_some(expires)));

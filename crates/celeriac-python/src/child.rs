@@ -177,7 +177,8 @@ impl Child {
                     told = true;
                     let _ = self.channel.send(&report::cancel(number, reason)).await;
                     if reason == CancelReason::Revoked {
-                        send_signal(self.pid, Signal::TERM);
+                        let number = i32::from(cx.stop_signal().number());
+                        send_signal(self.pid, Signal::from_named_raw(number).unwrap_or(Signal::TERM));
                     }
                 }
             }
@@ -311,6 +312,10 @@ pub(crate) fn verdict(verdict: &Verdict) -> Result<String, String> {
         Verdict::Lost(text) => serde_json::json!({ "verdict": "lost", "text": text }),
         Verdict::Rejected(text) => serde_json::json!({ "verdict": "rejected", "text": text }),
         Verdict::Revoked(text) => serde_json::json!({ "verdict": "revoked", "text": text }),
+        Verdict::Terminated(signal) => {
+            serde_json::json!({ "verdict": "revoked", "text": "terminated", "signal": signal.number() })
+        }
+        Verdict::NotRegistered(_) => serde_json::json!({ "verdict": "not_registered" }),
         _ => return Err("this verdict is not known to Python".to_owned()),
     };
     Ok(told.to_string())

@@ -27,6 +27,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "celeriac/_worker/signature.py",
     "celeriac/_worker/store.py",
     "celeriac/_worker/system.py",
+    "celeriac/_worker/verdicts.py",
     "celeriac/_worker/wire.py",
     "celeriac/_worker/zygote.py",
 ];

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::{QueueName, TaskId, WorkerName};
 use crate::protocol::{self, Json, JsonMap, ResultMeta, ResultTuple};
 use crate::result::AsyncResult;
+use crate::signal::ProcessSignal;
 use crate::state::{Phase, State};
 use crate::store::{Outcome, Transaction};
 use crate::task::{self, Dynamic, Typed};
@@ -312,7 +313,25 @@ impl Celeriac {
     /// # Errors
     /// When the store cannot be written; revoking again is safe.
     pub async fn revoke(&self, ids: &[TaskId], terminate: bool) -> Result<Vec<Revoked>> {
-        let mut answers = self.revoke_known(ids, terminate).await?;
+        self.revoke_all(ids, terminate, None).await
+    }
+
+    /// Revokes tasks as [`revoke`](Self::revoke) with `terminate`, and stops those that are processes, as Python's are, by
+    /// this signal.
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub async fn terminate(&self, ids: &[TaskId], signal: ProcessSignal) -> Result<Vec<Revoked>> {
+        self.revoke_all(ids, true, Some(signal)).await
+    }
+
+    async fn revoke_all(
+        &self,
+        ids: &[TaskId],
+        terminate: bool,
+        signal: Option<ProcessSignal>,
+    ) -> Result<Vec<Revoked>> {
+        let mut answers = self.revoke_known(ids, terminate, signal).await?;
         let told = |answer: &Revoked| matches!(answer, Revoked::Unknown | Revoked::Elsewhere { .. });
         let those = |which: &dyn Fn(&Revoked) -> bool| -> Vec<TaskId> {
             ids.iter().zip(&answers).filter(|(_, answer)| which(answer)).map(|(id, _)| id.clone()).collect()
@@ -326,7 +345,7 @@ impl Celeriac {
         let arguments = JsonMap::from([
             ("task_id", Json::from_value(&to_tell).map_err(unwritable)?),
             ("terminate", Json::from_value(&terminate).map_err(unwritable)?),
-            ("signal", Json::string("SIGTERM")),
+            ("signal", Json::string(&signal.unwrap_or(ProcessSignal::TERM).to_string())),
         ]);
         let replies = self.control("revoke", arguments, None, crate::inspect::REPLY_TIMEOUT).await?;
         for (id, answer) in ids.iter().zip(&mut answers).filter(|(_, answer)| told(answer)) {
@@ -350,10 +369,15 @@ impl Celeriac {
     }
 
     /// Revokes what the store knows, for workers, which were told by somebody who tells all of them.
-    pub(crate) async fn revoke_known(&self, ids: &[TaskId], terminate: bool) -> Result<Vec<Revoked>> {
+    pub(crate) async fn revoke_known(
+        &self,
+        ids: &[TaskId],
+        terminate: bool,
+        signal: Option<ProcessSignal>,
+    ) -> Result<Vec<Revoked>> {
         let worker = WorkerName::from(self.origin());
         let lease = self.config().visibility_timeout;
-        let request = Revoke { ids: ids.to_vec(), terminate, worker, lease };
+        let request = Revoke { ids: ids.to_vec(), terminate, signal, worker, lease };
         let found = self.store().broker.revoke(&request).await?;
         let mut settlements = Vec::new();
         let mut answers = Vec::with_capacity(found.len());

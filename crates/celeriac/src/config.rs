@@ -60,8 +60,11 @@ pub struct Config {
     pub worker_shutdown_timeout: Duration,
     /// How long a task that is told to stop may take to do so, before it is dropped. Default 5 s.
     pub worker_revoke_grace: Duration,
-    /// After how long a message whose task no worker knew is tried again. Default 5 s.
+    /// After how long a message whose task a worker did not know is tried again. Default 5 s.
     pub worker_unknown_task_delay: Duration,
+    /// How long a worker that runs another runtime's tasks goes on trying a message whose task no worker that lives knows,
+    /// before the task fails as `NotRegistered`. Default 10 s.
+    pub worker_unknown_task_timeout: Duration,
     /// Bounds of what tasks may write to their logs.
     pub stream: StreamConfig,
 }
@@ -131,6 +134,7 @@ impl Default for Config {
             worker_shutdown_timeout: Duration::from_secs(30),
             worker_revoke_grace: Duration::from_secs(5),
             worker_unknown_task_delay: Duration::from_secs(5),
+            worker_unknown_task_timeout: Duration::from_secs(10),
             stream: StreamConfig::default(),
         }
     }
@@ -164,6 +168,7 @@ impl Config {
             worker_shutdown_timeout,
             worker_revoke_grace,
             worker_unknown_task_delay,
+            worker_unknown_task_timeout,
             stream: StreamConfig { token_interval, token_bytes_max, record_bytes_max },
         } = self;
         let seconds = |time: &Duration| json!(time.as_secs_f64());
@@ -194,6 +199,7 @@ impl Config {
             ("worker_shutdown_timeout", seconds(worker_shutdown_timeout)),
             ("worker_revoke_grace", seconds(worker_revoke_grace)),
             ("worker_unknown_task_delay", seconds(worker_unknown_task_delay)),
+            ("worker_unknown_task_timeout", seconds(worker_unknown_task_timeout)),
             ("stream.token_interval", seconds(token_interval)),
             ("stream.token_bytes_max", json!(token_bytes_max)),
             ("stream.record_bytes_max", json!(record_bytes_max)),

@@ -64,6 +64,7 @@ pub mod protocol;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod result;
+mod signal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod state;
@@ -83,6 +84,7 @@ pub use error::{Error, Result};
 pub use id::{GroupId, QueueName, TaskId};
 pub use protocol::Json;
 pub use result::{AsyncResult, GroupResult};
+pub use signal::ProcessSignal;
 pub use state::State;
 pub use task::{BlockingContext, Cancelled, Context, Ignore, Reject, Retry, TaskOptions};
 pub use worker::Worker;

@@ -31,7 +31,7 @@ import traceback
 from typing import Any
 
 from .. import _link, _task
-from . import errback, report, store, system, wire
+from . import errback, report, store, system, verdicts, wire
 from .application import Worker
 
 SUCCEEDED, FAILED, RETRIED, IGNORED, REJECTED, BROKEN, STOPPED = range(7)
@@ -71,6 +71,10 @@ class Child:
     """The process."""
 
     def __init__(self, worker: Worker, sock: socket.socket) -> None:
+        from celery.signals import task_received
+
+        #: Celery's signal, sent where somebody listens.
+        self.received = task_received
         self.worker = worker
         self.app = worker.app
         self.channel = wire.Channel(sock)
@@ -130,8 +134,10 @@ class Child:
         from celery.app import trace
         from celery.exceptions import Reject
 
-        request, body, content_type, content_encoding = self._request(payload)
+        request, body, content_type, content_encoding = self.request(payload)
         name, uuid = request["task"], request["id"]
+        if self.received.receivers:
+            self._tell_received(request, body, payload)
         self.call.begin(uuid)
         mark = self._enter(number, uuid)
         try:
@@ -168,16 +174,8 @@ class Child:
         if self.reports is not None:
             self.reports.end()
 
-    def _request(self, payload: bytes) -> tuple[dict[str, Any], Any, str | None, str | None]:
-        deliveries, queue_bytes = _TASK.unpack_from(payload)
-        at = _TASK.size
-        queue = payload[at:at + queue_bytes].decode()
-        at += queue_bytes
-        (head_bytes,) = _LENGTH.unpack_from(payload, at)
-        at += _LENGTH.size
-        head = payload[at:at + head_bytes]
-        body: Any = payload[at + head_bytes:]
-        message = _loads(head)
+    def request(self, payload: bytes) -> tuple[dict[str, Any], Any, str | None, str | None]:
+        deliveries, queue, message, body = _read(payload)
         headers = message.get("headers") or {}
         properties = message.get("properties") or {}
         compression = headers.get("compression")
@@ -205,6 +203,37 @@ class Child:
             },
         )
         return request, body, content_type, content_encoding
+
+    def message(self, payload: bytes) -> Any:
+        """The message as Celery's signals have it. It is settled elsewhere."""
+        from kombu.message import Message
+        from kombu.serialization import prepare_accept_content
+
+        _, queue, message, body = _read(payload)
+        properties = dict(message.get("properties") or {})
+        info = properties.pop("delivery_info", None) or {}
+        return Message(
+            body=body,
+            content_type=message.get("content-type"),
+            content_encoding=message.get("content-encoding"),
+            delivery_info={"exchange": info.get("exchange"), "routing_key": info.get("routing_key") or queue},
+            properties=properties,
+            headers=message.get("headers") or {},
+            accept=prepare_accept_content(self.app.conf.accept_content),
+        )
+
+    def _tell_received(self, request: dict[str, Any], body: Any, payload: bytes) -> None:
+        from celery.worker.request import Request
+
+        try:
+            # One of protocol 1 is decoded already.
+            whole = {} if isinstance(body, bytes) else {"body": body, "decoded": True}
+            told = Request(self.message(payload), app=self.app, hostname=self.worker.hostname, headers=request,
+                           task=self.app.tasks[request["task"]], **whole)  # fmt: skip
+            self.received.send(sender=self.worker, request=told)
+        except Exception:
+            # The task runs all the same.
+            traceback.print_exc()
 
     def _protocol_1(self, body: Any, content_type: str | None, content_encoding: str | None) -> tuple[Any, dict]:
         from celery.worker.strategy import proto1_to_proto2
@@ -281,7 +310,7 @@ class Child:
             return _END.pack(STOPPED, 0.0) + why.reason.encode()
         self.settle()
         task = self.app.tasks[request["task"]]
-        context = self._context(request, body, content_type, content_encoding)
+        context = self.context(request, body, content_type, content_encoding)
         try:
             raise SoftTimeLimitExceeded from why
         except SoftTimeLimitExceeded as limit:
@@ -289,7 +318,7 @@ class Child:
             task.after_return(FAILURE, limit, context.id, context.args, context.kwargs, info)
         return self._failed(info, 0.0, request["task"])
 
-    def _context(self, request: dict[str, Any], body: Any, content_type: str | None, content_encoding: str | None) -> Any:
+    def context(self, request: dict[str, Any], body: Any, content_type: str | None, content_encoding: str | None) -> Any:
         """The request of a task that does not run, as one that does has it."""
         from celery.app.task import Context
         from kombu.serialization import loads, prepare_accept_content
@@ -310,97 +339,11 @@ class Child:
         at = _LENGTH.size + length
         verdict = json.loads(payload[_LENGTH.size:at])
         try:
-            found = self._store_verdict(verdict, payload[at:])
+            found = verdicts.store(self, verdict, payload[at:])
         except Exception as why:
             traceback.print_exc()
             return json.dumps({"error": f"{type(why).__name__}: {why}"}).encode()
         return json.dumps({"stored": found}).encode()
-
-    def _store_verdict(self, verdict: dict[str, Any], payload: bytes) -> str:
-        from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
-
-        request, body, content_type, content_encoding = self._request(payload)
-        context = self._context(request, body, content_type, content_encoding)
-        task = self.app.tasks[request["task"]]
-        backend, uuid = task.backend, request["id"]
-        ignored = request.get("ignore_result")
-        ignored = task.ignore_result if ignored is None else ignored
-        # As Celery's `Request.store_errors`.
-        store = not ignored or bool(task.store_errors_even_if_ignored)
-        kind = verdict["verdict"]
-        if kind == "revoked":
-            return self._revoke(task, uuid, context, verdict["text"], store)
-        if not ignored and _succeeded_before(backend, uuid):
-            # It was lost between the result and what counts it.
-            if context.chord:
-                backend.on_chord_part_return(context, "SUCCESS", backend.get_result(uuid))
-            return "SUCCESS"
-        exception = {
-            "time_limit": lambda: TimeLimitExceeded(verdict["seconds"]),
-            "lost": lambda: WorkerLostError(verdict["text"]),
-            "rejected": lambda: Reject(verdict["text"], requeue=False),
-        }[kind]()
-        if kind == "lost" and self._retry_lost(task, uuid, context, exception, store):
-            return "RETRY"
-        backend.mark_as_failure(uuid, exception, request=context, store_result=store)
-        self._tell_failure(task, uuid, context, exception, hooks=kind == "time_limit")
-        return "FAILURE"
-
-    def _revoke(self, task: Any, uuid: str, context: Any, why: str, store: bool) -> str:
-        from celery import signals
-
-        task.backend.mark_as_revoked(uuid, why, request=context, store_result=store)
-        terminated = why == "terminated"
-        signals.task_revoked.send(
-            sender=task,
-            request=context,
-            terminated=terminated,
-            signum=signal.SIGTERM if terminated else None,
-            expired=why == "expired",
-        )
-        return "REVOKED"
-
-    def _retry_lost(self, task: Any, uuid: str, context: Any, exception: Exception, store: bool) -> bool:
-        """As Celery's `Request._retry_worker_lost`."""
-        from celery import signals
-        from celery.exceptions import Retry
-
-        if not getattr(task, "retry_on_worker_lost", False):
-            return False
-        if task.max_retries is not None and context.retries >= task.max_retries:
-            return False
-        countdown = task.default_retry_delay
-        task.signature_from_request(context, countdown=countdown, retries=context.retries + 1).apply_async()
-        info = _info(exception)
-        if store:
-            task.backend.mark_as_retry(uuid, exception, info.traceback, request=context)
-        task.request_stack.push(context)
-        try:
-            task.on_retry(exception, uuid, context.args, context.kwargs, info)
-            reason = Retry(exc=exception, when=countdown)
-            signals.task_retry.send(sender=task, request=context, reason=reason, einfo=info)
-        finally:
-            task.request_stack.pop()
-        return True
-
-    def _tell_failure(self, task: Any, uuid: str, context: Any, exception: Exception, hooks: bool) -> None:
-        from celery import signals
-
-        info = _info(exception)
-        args, kwargs = context.args, context.kwargs
-        task.request_stack.push(context)
-        try:
-            if hooks:
-                task.on_failure(exception, uuid, args, kwargs, info)
-                task.after_return("FAILURE", exception, uuid, args, kwargs, None)
-            signals.task_failure.send(
-                sender=task, task_id=uuid, exception=exception, args=args, kwargs=kwargs, traceback=None, einfo=info
-            )
-        except Exception:
-            # The end is stored; a hook that fails changes nothing of it.
-            traceback.print_exc()
-        finally:
-            task.request_stack.pop()
 
     def capture_values(self) -> None:
         """Keeps what the running task returned, for its log: the tracer itself gives only its text. Before an end is
@@ -474,13 +417,15 @@ def _unwatched(task: Any) -> bool:
     return not any(signal.receivers for signal in watched)
 
 
-def _info(exception: Exception) -> Any:
-    from billiard.einfo import ExceptionInfo
-
-    try:
-        raise exception
-    except Exception:
-        return ExceptionInfo()
+def _read(payload: bytes) -> tuple[int, str, dict[str, Any], Any]:
+    """A message as it travelled: how often it was delivered, from which queue, the envelope, and the body."""
+    deliveries, queue_bytes = _TASK.unpack_from(payload)
+    at = _TASK.size
+    queue = payload[at:at + queue_bytes].decode()
+    at += queue_bytes
+    (head_bytes,) = _LENGTH.unpack_from(payload, at)
+    at += _LENGTH.size
+    return deliveries, queue, _loads(payload[at:at + head_bytes]), payload[at + head_bytes:]
 
 
 def _loads(head: bytes) -> dict[str, Any]:
@@ -504,16 +449,6 @@ def _encoded(value: Any) -> bytes:
 def _rejected(why: Any) -> bytes:
     reason = "" if why.reason is None else str(why.reason)
     return _END.pack(REJECTED, 0.0) + json.dumps({"requeue": bool(why.requeue), "reason": reason}).encode()
-
-
-def _succeeded_before(backend: Any, uuid: str) -> bool:
-    # Asking such a backend would wait for a message.
-    if type(backend).__module__ == "celery.backends.rpc":
-        return False
-    try:
-        return backend.get_task_meta(uuid, cache=False).get("status") == "SUCCESS"
-    except NotImplementedError:
-        return False
 
 
 def run(
@@ -561,7 +496,7 @@ def _initialize(child: Child, number: int) -> None:
 
     worker, app = child.worker, child.app
     _run_after_forkers()
-    for name in ("SIGTERM", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGCHLD"):
+    for name in ("SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGCHLD"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

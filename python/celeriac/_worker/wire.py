@@ -9,7 +9,7 @@ kind                  value  direction  payload
 START                     1  to zygote  the options of the process
 FORK                      2  to zygote  none; the child's end of its socket comes along as a file descriptor
 IMPORT                    3  to zygote  names of modules, to be imported before the next fork
-SIGNAL                    4  to zygote  the name of a signal of Celery's to send: ``worker_ready``, ``worker_shutdown``
+SIGNAL                    4  to zygote  a signal of Celery's to send: its ``name``, and what goes with it: ``worker_ready`` …
 READY                    10  to super.  the manifest of the application
 FORKED                   11  to super.  the process id of the child
 EXITED                   12  to super.  its status, as Python's ``waitstatus_to_exitcode`` has it
@@ -45,7 +45,7 @@ import socket
 import struct
 
 #: Both halves must be of one version.
-VERSION = 2
+VERSION = 3
 
 START, FORK, IMPORT, SIGNAL = 1, 2, 3, 4
 READY, FORKED, EXITED, FAILED, WARNING = 10, 11, 12, 13, 14

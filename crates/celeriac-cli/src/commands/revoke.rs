@@ -9,14 +9,11 @@ use crate::args::Revoke;
 use crate::output::{Exit, Problem};
 
 pub(crate) async fn run(session: &Session, args: &Revoke) -> Result<Exit, Problem> {
-    if let Some(signal) = &args.signal {
-        return Err(Problem::usage(format!(
-            "--signal {signal}: Rust tasks have no process of their own to signal"
-        ))
-        .hint("--terminate tells the run to stop, and drops it after worker_revoke_grace"));
-    }
     let ids: Vec<TaskId> = args.ids.iter().map(|id| TaskId::from(id.as_str())).collect();
-    let revoked = session.app.revoke(&ids, args.terminate).await?;
+    let revoked = match args.signal {
+        Some(signal) => session.app.terminate(&ids, signal).await?,
+        None => session.app.revoke(&ids, args.terminate).await?,
+    };
     let mut exit = Exit::Done;
     for (id, revoked) in ids.iter().zip(revoked) {
         let (word, text) = match &revoked {

@@ -23,7 +23,8 @@ fn mistakes_on_the_command_line() {
     refused(&place, &["call", "t", "--eta", "tomorrow"], 2, &["--eta tomorrow"]);
     refused(&place, &["call", "t", "--priority", "12"], 2, &["--priority"]);
     refused(&place, &["worker", "-c", "0"], 2, &["--concurrency"]);
-    refused(&place, &["revoke", "x", "--signal", "KILL"], 2, &["--signal KILL"]);
+    refused(&place, &["revoke", "x", "--signal", "KILL"], 2, &["--terminate"]);
+    refused(&place, &["revoke", "x", "--terminate", "--signal", "NO"], 2, &["NO", "SIGTERM"]);
     refused(&place, &["--config", "none.toml", "queues"], 2, &["none.toml"]);
     refused(&place, &["dance"], 2, &["dance"]);
     refused(&place, &["result", "unheard-of"], 4, &["unheard-of"]);

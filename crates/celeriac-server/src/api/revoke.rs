@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use celeriac::{Revoked, TaskId};
+use celeriac::{ProcessSignal, Revoked, TaskId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,9 +18,12 @@ use crate::server::Server;
 pub(crate) struct RevokeRequest {
     /// Whether to stop it even when it runs. By default what runs goes on, and only another attempt is refused.
     terminate: Option<bool>,
-    /// Reserved: tasks written in Rust are told, not signalled.
-    #[schema(schema_with = null)]
-    signal: (),
+    /// With `terminate`, the signal for a task that is a process, as Python's are: SIGTERM, unless another is named. A task
+    /// written in Rust is told.
+    #[schema(
+        pattern = "^SIG(HUP|INT|QUIT|ILL|TRAP|ABRT|FPE|KILL|SEGV|PIPE|ALRM|TERM|BUS|USR1|USR2|CHLD|CONT|STOP|TSTP|TTIN|TTOU|URG|XCPU|XFSZ|VTALRM|PROF|WINCH|IO)$"
+    )]
+    signal: Option<String>,
     /// Reserved: how long a task may take to stop is a setting of its worker, `worker_revoke_grace`.
     #[schema(schema_with = null)]
     grace: (),
@@ -120,17 +123,16 @@ pub(crate) async fn one(
     let mut problems = Problems::default();
     let mut fields = body.fields_if_any(&mut problems);
     let terminate = fields.boolean("terminate", &mut problems).unwrap_or(false);
-    refuse(
-        &mut fields,
-        "signal",
-        "tasks written in Rust are told, not signalled; send terminate",
-        &mut problems,
-    );
+    let signal = signal(&mut fields, &mut problems);
     refuse(&mut fields, "grace", "set worker_revoke_grace where the worker runs", &mut problems);
     fields.finish(&["terminate", "signal", "grace"], &mut problems);
     problems.check()?;
     let task_id = TaskId::from(id);
-    let revoked = server.app().revoke(std::slice::from_ref(&task_id), terminate).await?.pop();
+    let ids = std::slice::from_ref(&task_id);
+    let revoked = match signal.filter(|_| terminate) {
+        Some(signal) => server.app().terminate(ids, signal).await?.pop(),
+        None => server.app().revoke(ids, terminate).await?.pop(),
+    };
     let (revoked, worker, text) = match revoked {
         None | Some(Revoked::Unknown) => return Err(super::tasks::unknown(&task_id)),
         Some(Revoked::Scheduled) => (RevokedName::Scheduled, None, "it waited for its time, and is revoked"),
@@ -210,6 +212,19 @@ pub(crate) async fn many(
     }
     Ok(Json(view))
 }
+
+/// A signal by its name, in full.
+fn signal(fields: &mut Fields, problems: &mut Problems) -> Option<ProcessSignal> {
+    let name = fields.text("signal", SIGNAL_MAX, problems)?;
+    let signal = name.parse::<ProcessSignal>().ok().filter(|signal| signal.to_string() == name);
+    if signal.is_none() {
+        problems.add(fields.place("signal"), "no signal has this name; expected one as SIGTERM");
+    }
+    signal
+}
+
+/// The longest name of a signal is SIGVTALRM.
+const SIGNAL_MAX: usize = 9;
 
 fn refuse(fields: &mut Fields, name: &str, remedy: &str, problems: &mut Problems) {
     if fields.value(name).is_some() {

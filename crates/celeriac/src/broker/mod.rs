@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Timestamp;
 use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
 use crate::protocol::RawMessage;
+use crate::signal::ProcessSignal;
 use crate::state::{Phase, State};
 use crate::store::Result;
 
@@ -65,7 +66,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn revoke(&self, request: &Revoke) -> Result<Vec<Revocation>>;
 
     /// The reservations of `worker` that were revoked and still run; waits at most `wait` for the first that is not in
-    /// `known`, tag and `terminate` alike: one revoked before and now to be stopped is news.
+    /// `known`, in all that it says: one revoked before and now to be stopped is news.
     async fn interrupts(
         &self,
         worker: &WorkerName,
@@ -164,6 +165,8 @@ pub struct Revoke {
     pub ids: Vec<TaskId>,
     /// Whether to stop one that runs, too.
     pub terminate: bool,
+    /// The signal to stop it by, where it is a process; `None`: SIGTERM.
+    pub signal: Option<ProcessSignal>,
     /// Who reserves what still waits.
     pub worker: WorkerName,
     /// For how long.
@@ -204,6 +207,8 @@ pub struct Interrupt {
     pub tag: DeliveryTag,
     /// Whether it is to be stopped even though it runs.
     pub terminate: bool,
+    /// The signal to stop it by, where somebody named one.
+    pub signal: Option<ProcessSignal>,
 }
 
 /// Where the message of a task stands.

@@ -12,6 +12,7 @@ use crate::catalog::{Attempt, AttemptOutcome, TaskRecord};
 use crate::clock::{Timestamp, after};
 use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
 use crate::protocol::{Json, RawMessage, ResultMeta};
+use crate::signal::ProcessSignal;
 use crate::state::{self, Move, Phase, State};
 use crate::store::Then;
 
@@ -93,8 +94,8 @@ pub(super) struct Lease {
     pub(super) since: Option<Timestamp>,
     ends: Timestamp,
     begun: bool,
-    /// Its holder is to be told that the task is revoked, and whether to stop it even if it runs.
-    interrupt: Option<bool>,
+    /// Its holder is to be told that the task is revoked, and whether to stop it even if it runs, by which signal.
+    interrupt: Option<(bool, Option<ProcessSignal>)>,
 }
 
 impl Kept {
@@ -454,7 +455,9 @@ impl Contents {
             Stand::Reserved(lease) => {
                 kept.revoked = true;
                 // Asked again without it, a termination stays one.
-                lease.interrupt = Some(request.terminate || lease.interrupt == Some(true));
+                if request.terminate || lease.interrupt.is_none() {
+                    lease.interrupt = Some((request.terminate, request.signal));
+                }
                 Revocation::Held { worker: lease.worker.clone() }
             }
             Stand::Settled | Stand::Dead { .. } => Revocation::Finished,
@@ -464,7 +467,8 @@ impl Contents {
     pub(super) fn interrupts(&self, worker: &WorkerName) -> Vec<Interrupt> {
         let of_worker = |id: &TaskId| match &self.tasks.get(id)?.message.as_ref()?.stand {
             Stand::Reserved(lease) if lease.worker == *worker => {
-                lease.interrupt.map(|terminate| Interrupt { tag: lease.tag.clone(), terminate })
+                let told = |(terminate, signal)| Interrupt { tag: lease.tag.clone(), terminate, signal };
+                lease.interrupt.map(told)
             }
             _ => None,
         };

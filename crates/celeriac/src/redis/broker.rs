@@ -19,6 +19,7 @@ use crate::broker::{
 use crate::clock::{Timestamp, until};
 use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
 use crate::protocol::RawMessage;
+use crate::signal::ProcessSignal;
 use crate::state::Phase;
 use crate::store::{Outcome, Result, Then, Transaction};
 
@@ -214,7 +215,7 @@ impl RedisStore {
         for ids in ids.chunks(MOVED_MAX) {
             let mut order = Pack::array(5);
             order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds(now));
-            order.bool(request.terminate).texts(ids.iter().map(TaskId::as_str));
+            order.text(&stop(request)).texts(ids.iter().map(TaskId::as_str));
             let answers = into_items(self.order(&script::REVOKE, now, order).await?);
             if answers.len() != ids.len() {
                 return Err(self.link.unexpected("revoke"));
@@ -360,8 +361,18 @@ impl Turns {
 
 fn interrupt((tag, what): (&Value, &Value), worker: &WorkerName) -> Option<Interrupt> {
     let (stop, holder) = value::text(what)?.split_at_checked(1)?;
-    (holder == worker.as_str())
-        .then(|| Some(Interrupt { tag: DeliveryTag::from(value::text(tag)?), terminate: stop == "1" }))?
+    (holder == worker.as_str()).then(|| {
+        let number = stop.as_bytes()[0].checked_sub(b'1');
+        let signal = number.and_then(ProcessSignal::from_number);
+        Some(Interrupt { tag: DeliveryTag::from(value::text(tag)?), terminate: number.is_some(), signal })
+    })?
+}
+
+/// How what runs is to be stopped, as the record of a task has it.
+fn stop(request: &Revoke) -> String {
+    let signal = request.signal.map_or(0, ProcessSignal::number);
+    let stop = if request.terminate { b'1' + signal } else { b'0' };
+    char::from(stop).to_string()
 }
 
 fn delivery(answer: Value) -> Option<Delivery> {

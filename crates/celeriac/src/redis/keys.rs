@@ -29,7 +29,7 @@
 //! | `celeriac:messages` | hash | id → envelope of what is delayed, held, dead or settled | the task; swept with it |
 //! | `celeriac:delayed:<q>` | zset | ids by the time they are due | goes when the last is due |
 //! | `celeriac:leases` | zset | reservations by the time they end | settled, restored |
-//! | `celeriac:interrupts` | hash | reservation → worker and whether to terminate, of what was revoked while held | with the reservation |
+//! | `celeriac:interrupts` | hash | reservation → worker and how to stop it, of what was revoked while held | with the reservation |
 //! | `celeriac:marks` | hash | ids of what is held and of which settling needs to know more | settled, restored |
 //! | `celeriac:dead` | zset | ids of dead letters by number | an operator: revived, dropped |
 //! | `celeriac:paused` | set | queues nothing is reserved from | an operator: resumed |

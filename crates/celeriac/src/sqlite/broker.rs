@@ -137,10 +137,10 @@ impl Broker for SqliteStore {
         if request.ids.is_empty() {
             return Ok(Vec::new());
         }
-        let Revoke { ids, terminate, worker, lease } = request.clone();
+        let Revoke { ids, terminate, signal, worker, lease } = request.clone();
         let expires = column_of(after(self.clock.now(), lease));
         self.write("revoke", Durability::Full, ids.len(), move |step| {
-            ids.iter().map(|id| step.revoke(id, terminate, &worker, expires)).collect()
+            ids.iter().map(|id| step.revoke(id, lease::mark(terminate, signal), &worker, expires)).collect()
         })
         .await
     }

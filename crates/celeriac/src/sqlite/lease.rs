@@ -12,6 +12,7 @@ use crate::broker::{Delivery, Interrupt, Revocation};
 use crate::catalog::AttemptOutcome;
 use crate::clock::Timestamp;
 use crate::id::{DeliveryTag, TaskId, WorkerName};
+use crate::signal::ProcessSignal;
 use crate::state::Phase;
 use crate::store::Then;
 
@@ -38,11 +39,21 @@ pub(super) fn any_expired(connection: &Connection, now: i64) -> Result<bool, Fau
     Ok(rows::first(connection, sql::LEASE_ANY_EXPIRED, [now], |row| row.get(0))? == Some(true))
 }
 
+/// How a reservation is marked as revoked: 1, 2 where it is to be stopped, and past that the number of the signal.
+pub(super) fn mark(terminate: bool, signal: Option<ProcessSignal>) -> i64 {
+    if terminate { 2 + signal.map_or(0, |signal| i64::from(signal.number())) } else { 1 }
+}
+
+fn signal_of(mark: i64) -> Option<ProcessSignal> {
+    u8::try_from(mark - 2).ok().and_then(ProcessSignal::from_number)
+}
+
 /// The revoked reservations of a worker.
 pub(super) fn interrupts(connection: &Connection, worker: &WorkerName) -> Result<Vec<Interrupt>, Fault> {
     rows::all(connection, sql::LEASE_REVOKED, [worker.as_str()], |row| {
         let tag = Tag { seq: row.get(0)?, token: row.get(1)? };
-        Ok(Interrupt { tag: tag.into(), terminate: row.get::<_, i64>(2)? > 1 })
+        let mark: i64 = row.get(2)?;
+        Ok(Interrupt { tag: tag.into(), terminate: mark > 1, signal: signal_of(mark) })
     })
 }
 
@@ -175,15 +186,14 @@ impl Step<'_> {
         Ok(expired.len() as u64)
     }
 
-    /// Revokes one task. What waits is leased to `worker` until `expires`.
+    /// Revokes one task, by a [`mark`]. What waits is leased to `worker` until `expires`.
     pub(super) fn revoke(
         &mut self,
         id: &TaskId,
-        terminate: bool,
+        mark: i64,
         worker: &WorkerName,
         expires: i64,
     ) -> Result<Revocation, Fault> {
-        let mark = if terminate { 2 } else { 1 };
         let Some(known) = find(self.connection, id, self.now)? else { return Ok(Revocation::Unknown) };
         if !known.has_message && !known.place.state.is_ready() {
             // Only a part of its results went by here; its message is in another broker, if anywhere.

@@ -5,11 +5,14 @@ use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::CancelReason;
+use crate::signal::ProcessSignal;
 
 /// Tells a run that it is to stop, and why. A soft time limit only asks; what comes after it may still command.
 #[derive(Debug, Default)]
 pub(crate) struct CancelSignal {
     reason: Mutex<Option<CancelReason>>,
+    /// What a process is to be stopped by, where somebody said.
+    by: Mutex<Option<ProcessSignal>>,
     asked: CancellationToken,
     commanded: CancellationToken,
 }
@@ -34,6 +37,19 @@ impl CancelSignal {
             self.commanded.cancel();
         }
         true
+    }
+
+    /// As [`cancel`](Self::cancel), by a signal of the caller's choice where the run is a process.
+    pub(crate) fn cancel_by(&self, reason: CancelReason, by: Option<ProcessSignal>) -> bool {
+        if self.reason().is_none_or(|reason| reason == CancelReason::SoftTimeLimit) {
+            *self.by.lock().unwrap_or_else(PoisonError::into_inner) = by;
+        }
+        self.cancel(reason)
+    }
+
+    /// What a process is to be stopped by.
+    pub(crate) fn by(&self) -> ProcessSignal {
+        self.by.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(ProcessSignal::TERM)
     }
 
     pub(crate) fn reason(&self) -> Option<CancelReason> {

@@ -18,6 +18,7 @@ use crate::broker::Delivery;
 use crate::envelopes::Envelopes;
 use crate::id::{DeliveryTag, GroupId, QueueName, TaskId};
 use crate::protocol::{Headers, Json, ResultMeta, ResultTuple};
+use crate::signal::ProcessSignal;
 use crate::state::State;
 use crate::store;
 
@@ -181,6 +182,13 @@ impl Context {
     /// Waits until the run is told to stop in earnest, which a soft time limit does not.
     pub async fn stopped(&self) -> CancelReason {
         self.inner.cancel.stopped().await
+    }
+
+    /// The signal that a run in a process of its own is to be stopped by, once it is told to: SIGTERM, unless who has revoked
+    /// it named another.
+    #[must_use]
+    pub fn stop_signal(&self) -> ProcessSignal {
+        self.inner.cancel.by()
     }
 
     /// Reports how far the task is, durably, as record `progress` of its log: `{"done": …, "total": …}`.

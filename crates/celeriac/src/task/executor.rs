@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use super::{Context, TaskOptions};
 use crate::id::QueueName;
 use crate::protocol::{Exception, Json, RawMessage, ResultMeta};
+use crate::signal::ProcessSignal;
 
 /// A runtime with tasks of its own.
 ///
@@ -171,8 +172,12 @@ pub enum Verdict {
     Lost(String),
     /// The task refuses its message for good.
     Rejected(String),
-    /// It was revoked: `revoked`, `terminated`, `expired`.
+    /// It was revoked before it began: `revoked`, `expired`.
     Revoked(&'static str),
+    /// It was revoked while it ran, and stopped by this signal.
+    Terminated(ProcessSignal),
+    /// No worker has a task of this name.
+    NotRegistered(String),
 }
 
 impl Verdict {
@@ -183,7 +188,8 @@ impl Verdict {
             Self::TimeLimit(seconds) => Exception::time_limit(*seconds),
             Self::Lost(why) => Exception::worker_lost(why),
             Self::Rejected(why) => Exception::reject(why, false),
-            Self::Revoked("terminated") => Exception::terminated(),
+            Self::Terminated(_) => Exception::terminated(),
+            Self::NotRegistered(name) => Exception::not_registered(name),
             Self::Revoked("expired") => Exception::expired(),
             Self::Revoked(_) => Exception::revoked(),
         }

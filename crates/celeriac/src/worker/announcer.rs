@@ -204,7 +204,7 @@ fn end(
     })
 }
 
-pub(super) const SIGTERM: i32 = 15;
+const SIGTERM: i32 = 15;
 
 /// Tells what waits, many at once, until it is over.
 pub(super) async fn run(shared: &Shared, mut untold: Untold, done: &CancellationToken) {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::Count;
 use super::examine::{Verdict, examine};
-use super::{Shared, foreign, gate, pool, revocation};
+use super::{Shared, foreign, gate, pool, revocation, unknown};
 use crate::broker::{Delivery, Reserve};
 use crate::store::{self, Then, Transaction};
 use crate::task::CancelSignal;
@@ -142,6 +142,7 @@ pub(super) async fn proceed(
         Verdict::Settle(transaction, count) => {
             shared.settler.settle(&delivery, *transaction, count, None).await;
         }
+        Verdict::Unknown(message) => unknown::start(shared, delivery, *message, slot),
     }
 }
 

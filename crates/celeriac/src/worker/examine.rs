@@ -6,7 +6,6 @@ use super::builtin::{self, Builtin};
 use super::ending::{self, Count};
 use super::{Shared, foreign};
 use crate::broker::Delivery;
-use crate::clock::after;
 use crate::protocol::{Exception, Message};
 use crate::store::{Then, Transaction};
 use crate::task::{ForeignTask, RegisteredTask, Verdict as Ending};
@@ -17,6 +16,8 @@ pub(super) enum Verdict {
     Run(Box<Call>),
     /// Settle or hand back without running.
     Settle(Box<Transaction>, Count),
+    /// No task of its name is known here.
+    Unknown(Box<Message>),
     /// Have its runtime store an end that it did not see, and settle; with a reason its message joins the dead letters.
     Conclude(Box<Message>, Ending, Option<String>),
 }
@@ -75,11 +76,7 @@ pub(super) async fn examine(shared: &Shared, delivery: &Delivery) -> Verdict {
         };
     }
     let Some(task) = foreign.map(Runnable::Foreign).or_else(|| runnable(shared, &message)) else {
-        let name = &message.headers.task;
-        let delay = config.worker_unknown_task_delay;
-        tracing::warn!(%task_id, task = %name, ?delay, "no such task here, handed back for a worker that knows it");
-        let then = Then::Requeue { due: Some(after(now, delay)), counted: false };
-        return settle(Transaction::fenced(delivery.tag.clone(), then), Count::HandedBack);
+        return Verdict::Unknown(Box::new(message));
     };
     let options = match &task {
         Runnable::Task(task) => Some(&task.options),

@@ -12,12 +12,12 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
+use super::Shared;
 use super::ending::{self, Count};
 use super::examine::Runnable;
 use super::held::Run;
 use super::pace::{self, Pace};
 use super::pool::{self, Limits, Within};
-use super::{Shared, announcer};
 use crate::broker::Delivery;
 use crate::clock::after;
 use crate::envelopes::Envelopes;
@@ -169,7 +169,7 @@ pub(super) async fn run(
     }
     context.flush().await;
     let end = End { shared, delivery, message, task, acks_late, limits, slot, late: context.take_late() };
-    end.settle(within, signal.reason(), began.elapsed()).await;
+    end.settle(within, signal, began.elapsed()).await;
 }
 
 /// What a wait for a seat came to.
@@ -253,7 +253,8 @@ struct End<'a> {
 }
 
 impl End<'_> {
-    async fn settle(self, within: Within<Ran>, told: Option<CancelReason>, took: Duration) {
+    async fn settle(self, within: Within<Ran>, signal: &CancelSignal, took: Duration) {
+        let (told, by) = (signal.reason(), signal.by());
         let reason = match within {
             // What was told to stop may end as if it had been lost, and is gone as it was told to.
             Within::Over(Ran::Lost { why }) => match told {
@@ -264,7 +265,7 @@ impl End<'_> {
             Within::Stopped(reason) => reason,
         };
         match reason {
-            CancelReason::Revoked => self.conclude(Verdict::Revoked("terminated"), took).await,
+            CancelReason::Revoked => self.conclude(Verdict::Terminated(by), took).await,
             CancelReason::TimeLimit => {
                 let limit = self.limits.hard.unwrap_or_default().as_secs_f64();
                 if self.acks_late && !self.task.acks_on_timeout {
@@ -462,13 +463,13 @@ async fn conclude(
                 .await;
         }
         (Concluded::Stored, Verdict::Revoked(why)) => {
-            let terminated = *why == "terminated";
-            let told = EventKind::TaskRevoked {
-                uuid,
-                terminated,
-                signum: terminated.then_some(announcer::SIGTERM),
-                expired: *why == "expired",
-            };
+            let expired = *why == "expired";
+            let told = EventKind::TaskRevoked { uuid, terminated: false, signum: None, expired };
+            (State::Revoked, Count::Revoked, told)
+        }
+        (Concluded::Stored, Verdict::Terminated(signal)) => {
+            let signum = Some(i32::from(signal.number()));
+            let told = EventKind::TaskRevoked { uuid, terminated: true, signum, expired: false };
             (State::Revoked, Count::Revoked, told)
         }
         (Concluded::Stored, _) => {
@@ -502,6 +503,9 @@ async fn conclude_here(
     let (transaction, count) = match verdict {
         Verdict::Revoked(why) => {
             (ending::revoked(shared.ender(), delivery, message, why, false), Count::Revoked)
+        }
+        Verdict::Terminated(_) => {
+            (ending::revoked(shared.ender(), delivery, message, "terminated", false), Count::Revoked)
         }
         other => {
             (ending::failed_unrun(shared.ender(), delivery, message, &other.exception(), dead), Count::Failed)

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::id::{DeliveryTag, TaskId};
+use crate::signal::ProcessSignal;
 use crate::task::{Arguments, CancelReason, CancelSignal, Context};
 
 /// The reservations of one worker.
@@ -57,8 +58,18 @@ impl Held {
 
     /// Stops one run; `false` when it is not held or was stopped before.
     pub(crate) fn cancel(&self, tag: &DeliveryTag, reason: CancelReason) -> bool {
+        self.cancel_by(tag, reason, None)
+    }
+
+    /// Stops one run by a signal of the caller's choice, where it is a process.
+    pub(crate) fn cancel_by(
+        &self,
+        tag: &DeliveryTag,
+        reason: CancelReason,
+        by: Option<ProcessSignal>,
+    ) -> bool {
         let signal = self.lock().get(tag).map(|reservation| Arc::clone(&reservation.signal));
-        signal.is_some_and(|signal| signal.cancel(reason))
+        signal.is_some_and(|signal| signal.cancel_by(reason, by))
     }
 
     pub(crate) fn cancel_all(&self, reason: CancelReason) {

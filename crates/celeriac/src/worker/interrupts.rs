@@ -30,7 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>, done: CancellationToken) {
                         in_process.is_some_and(|in_process| in_process.gates.waits(&interrupt.tag))
                     };
                     if (interrupt.terminate || waits())
-                        && shared.held.cancel(&interrupt.tag, CancelReason::Revoked)
+                        && shared.held.cancel_by(&interrupt.tag, CancelReason::Revoked, interrupt.signal)
                     {
                         tracing::info!(tag = %interrupt.tag, "revoked, telling its run to stop");
                     }

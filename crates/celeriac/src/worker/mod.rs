@@ -47,6 +47,7 @@ mod revocation;
 mod revoked;
 mod settler;
 mod slots;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -132,6 +133,8 @@ pub(crate) struct Shared {
     pub(crate) rates: rate_limit::RateLimits,
     pub(crate) overrides: overrides::Overrides,
     pub(crate) revoked: revoked::Revoked,
+    /// Tasks of names that nobody knows.
+    pub(crate) unknown: unknown::Unknown,
     pub(crate) announcer: announcer::Announcer,
     /// It asks other workers what is revoked when it starts.
     pub(crate) mingles: bool,
@@ -293,6 +296,7 @@ impl Worker {
             rates: rate_limit::RateLimits::default(),
             overrides: overrides::Overrides::default(),
             revoked: revoked::Revoked::default(),
+            unknown: unknown::Unknown::default(),
             announcer,
             mingles: self.mingles,
             gossips: self.gossips,

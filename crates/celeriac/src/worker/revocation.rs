@@ -17,6 +17,7 @@ use crate::control::Command;
 use crate::id::TaskId;
 use crate::protocol::pidbox::{HelloReply, revoked_ids, set_repr};
 use crate::protocol::{Exception, Json, JsonMap, ResultMeta, python_repr};
+use crate::signal::ProcessSignal;
 use crate::state::State;
 use crate::task::CancelReason;
 
@@ -31,6 +32,7 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(1);
 /// `revoke` and `terminate`.
 pub(super) async fn revoke(shared: &Shared, given: &Given, terminate: bool) -> Result<Json, Refused> {
     let terminate = terminate || given.flag("terminate")?;
+    let signal = signal(given)?;
     let named = match given.get("task_id")? {
         one if one.as_string().is_some() => vec![given.value::<String>("task_id", "a task id")?],
         _ => given.value::<Vec<String>>("task_id", "a task id, or a list of them")?,
@@ -39,7 +41,7 @@ pub(super) async fn revoke(shared: &Shared, given: &Given, terminate: bool) -> R
         return Err(Refused(format!("task_id: at most {IDS_MAX} tasks are revoked at once")));
     }
     let ids: Vec<TaskId> = named.iter().map(|id| TaskId::from(id.as_str())).collect();
-    let revoked = shared.app.revoke_known(&ids, terminate).await;
+    let revoked = shared.app.revoke_known(&ids, terminate, signal).await;
     let revoked = revoked.map_err(|error| Refused(format!("the store: {error}")))?;
     let mut unknown = Vec::new();
     let mut running = Vec::new();
@@ -59,6 +61,13 @@ pub(super) async fn revoke(shared: &Shared, given: &Given, terminate: bool) -> R
     } else {
         format!("terminate: {}", running.join(", "))
     }))
+}
+
+/// The signal to stop what runs by: its name, or its number as a number or a text; Celery sends null where none is named.
+fn signal(given: &Given) -> Result<Option<ProcessSignal>, Refused> {
+    let Some(signal) = given.optional("signal") else { return Ok(None) };
+    let text = signal.as_string().map_or_else(|| signal.as_str().to_owned(), std::borrow::Cow::into_owned);
+    text.parse().map(Some).map_err(|why| Refused(format!("signal: {why}")))
 }
 
 /// Remembers tasks that the store does not know, and stores REVOKED for them, as Celery 5.7, so that who waits for one
@@ -88,6 +97,7 @@ async fn remember(shared: &Shared, ids: Vec<TaskId>) {
 /// `revoke_by_stamped_headers`.
 pub(super) fn revoke_by_stamps(shared: &Shared, given: &Given) -> Result<Json, Refused> {
     let terminate = given.flag("terminate")?;
+    let signal = signal(given)?;
     let headers = given.get("headers")?;
     let stamps = match headers.entries() {
         Ok(stamps) => stamps,
@@ -117,7 +127,7 @@ pub(super) fn revoke_by_stamps(shared: &Shared, given: &Given) -> Result<Json, R
         if common.is_empty() {
             continue;
         }
-        shared.held.cancel(&run.tag, CancelReason::Revoked);
+        shared.held.cancel_by(&run.tag, CancelReason::Revoked, signal);
         for (name, values) in common {
             match terminated.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, known)) => {

@@ -280,6 +280,7 @@ async fn revoking_in_a_long_line_takes_one_out() {
     let request = Revoke {
         ids: out.map(TaskId::from).to_vec(),
         terminate: false,
+        signal: None,
         worker: WorkerName::from("client"),
         lease: LEASE,
     };

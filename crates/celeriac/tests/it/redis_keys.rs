@@ -119,7 +119,7 @@ async fn every_key_is_in_the_table_and_bounded() {
     reserve(&store).await;
     let ids = vec![TaskId::from("stays")];
     let worker = WorkerName::from("client");
-    store.revoke(&Revoke { ids, terminate: true, worker, lease: LEASE }).await.unwrap();
+    store.revoke(&Revoke { ids, terminate: true, signal: None, worker, lease: LEASE }).await.unwrap();
     store.record(vec![part("b", 1)]).await.unwrap();
     check(&server, &rows, &mut seen);
     let fire = Record { fire: Some(GroupId::from("g")), ..Record::default() };

@@ -200,6 +200,7 @@ async fn what_python_finished_is_finished() {
     let request = Revoke {
         ids: vec![TaskId::from("a"), TaskId::from("b")],
         terminate: false,
+        signal: None,
         worker: WorkerName::from("client"),
         lease: LEASE,
     };
@@ -247,6 +248,7 @@ async fn what_python_sent_is_revoked() {
     let request = Revoke {
         ids: vec![TaskId::from("b"), TaskId::from("never"), TaskId::from("a")],
         terminate: false,
+        signal: None,
         worker: WorkerName::from("client"),
         lease: LEASE,
     };

@@ -14,7 +14,8 @@
 --      a Python worker to wait with, as Celery's workers do
 --   c  deliveries, where they are not 1 for what is held or was, and 0 for what waits
 --   b  begun by a worker that was lost             g  begun by its present holder
---   v  revoked         i  its holder is to be told: 0 or 1, whether to terminate
+--   v  revoked         i  its holder is to be told: 0, or 1 to terminate it, or the character as far after 1 as the signal to
+--                         terminate it by has for a number
 --   w  who holds it or held it last: token of the reservation, since when (- where it is not run), worker
 --   z  when it was done                            x  messages of its id that wait for it to be settled
 --   d  number of the dead letter    m  why it died    y  when           l  log records trimmed

@@ -1,11 +1,12 @@
 -- Revokes tasks: what waits is reserved for the caller, what is held gets a mark.
 --
--- ARGV[4] {worker, end of the lease in microseconds, now in Celery's seconds, whether to terminate, ids}
+-- ARGV[4] {worker, end of the lease in microseconds, now in Celery's seconds, how to stop what runs, as `i` of its record has
+--   it, ids}
 -- Returns for each {0} unknown, {1} finished, {2, holder}, {3, phase before, delivery as `reserve` has it}, or {4, worker of
 --   Python's, empty where it has not told}.
 
 local order = cmsgpack.unpack(ARGV[4])
-local worker, lease_end, seconds, terminate, ids = order[1], order[2], order[3], order[4], order[5]
+local worker, lease_end, seconds, stop, ids = order[1], order[2], order[3], order[4], order[5]
 local PAGE = 200
 
 -- The element of a task by its place, as a line is in order; nothing where messages of Python's, which have no place, stand
@@ -79,10 +80,10 @@ local function revoke(id)
     local tag = reservation_of(id)
     local _, _, holding = holder(record)
     -- Asked again without it, a termination stays one.
-    local stop = (terminate or record.i == '1') and '1' or '0'
-    change(id, record, {'v', '1', 'i', stop})
+    local how = stop == '0' and record.i or stop
+    change(id, record, {'v', '1', 'i', how})
     mark(id)
-    if tag then call('HSET', INTERRUPTS, tag, stop .. holding) end
+    if tag then call('HSET', INTERRUPTS, tag, how .. holding) end
     return {2, holding}
   end
   if record.f == 'd' then

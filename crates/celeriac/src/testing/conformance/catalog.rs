@@ -163,7 +163,13 @@ pub async fn a_run_has_a_worker_and_its_times(store: &Store, clock: &ManualClock
 /// What was revoked before anybody ran it was run by nobody.
 pub async fn who_revokes_does_not_run(store: &Store, clock: &ManualClock) {
     publish(store, &["a", "b"]).await;
-    let request = Revoke { ids: ids(&["a", "b"]), terminate: false, worker: worker("client"), lease: LEASE };
+    let request = Revoke {
+        ids: ids(&["a", "b"]),
+        terminate: false,
+        signal: None,
+        worker: worker("client"),
+        lease: LEASE,
+    };
     let mut taken = store.broker.revoke(&request).await.unwrap();
     let Revocation::Taken { delivery, .. } = taken.remove(0) else { panic!("it waits") };
     end(store, clock, &delivery, State::Revoked).await;

@@ -253,7 +253,7 @@ impl Model {
         let Some(at) = self.any_that(waits) else { return "nothing waits".into() };
         let known = &mut self.tasks[at];
         let ids = vec![id(&known.task_id)];
-        let request = Revoke { ids, terminate: false, worker: worker("client"), lease: LEASE };
+        let request = Revoke { ids, terminate: false, signal: None, worker: worker("client"), lease: LEASE };
         let found = store.broker.revoke(&request).await.unwrap().remove(0);
         let Revocation::Taken { delivery, .. } = found else { panic!("{known:?} waits: {found:?}") };
         let ended = ResultMeta { date_done: Some(now), ..meta(&known.task_id, State::Revoked) };

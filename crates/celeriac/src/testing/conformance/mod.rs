@@ -134,6 +134,7 @@ macro_rules! store_suite {
                     what_is_held_is_interrupted
                     interrupts_wake
                     a_termination_of_what_is_known_wakes
+                    a_termination_names_its_signal
                     a_revoked_task_stays_so_when_handed_back
                     a_retry_does_not_escape
                     asking_twice_changes_nothing

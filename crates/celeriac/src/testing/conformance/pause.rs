@@ -78,7 +78,8 @@ pub async fn what_comes_back_waits_on_a_paused_queue(store: &Store, clock: &Manu
 pub async fn a_paused_queue_takes_and_gives_up_messages(store: &Store, _: &ManualClock) {
     pause(store, "q").await;
     publish(store, &["a", "b", "c"]).await;
-    let request = Revoke { ids: ids(&["b"]), terminate: false, worker: worker("revoker"), lease: LEASE };
+    let request =
+        Revoke { ids: ids(&["b"]), terminate: false, signal: None, worker: worker("revoker"), lease: LEASE };
     let found = store.broker.revoke(&request).await.unwrap();
     let [Revocation::Taken { phase: Phase::Queued, delivery }] = &found[..] else {
         panic!("it waited, and is {found:?}")

@@ -307,7 +307,13 @@ impl Model {
 
     async fn revoke(&mut self, store: &Store, now: Timestamp) -> String {
         let task_id = self.any_id();
-        let request = Revoke { ids: vec![id(&task_id)], terminate: false, worker: worker("w"), lease: LEASE };
+        let request = Revoke {
+            ids: vec![id(&task_id)],
+            terminate: false,
+            signal: None,
+            worker: worker("w"),
+            lease: LEASE,
+        };
         let found = store.broker.revoke(&request).await.unwrap().remove(0);
         let what = format!("revoke {task_id}: {found:?}");
         let phase = self.known.get(&task_id).map(|known| known.phase);

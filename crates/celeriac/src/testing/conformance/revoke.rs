@@ -3,11 +3,13 @@
 use super::*;
 use crate::broker::{Interrupt, Revocation, Revoke, Routed};
 use crate::clock::{Clock, after};
+use crate::signal::ProcessSignal;
 use crate::store::Then;
 use crate::testing::ManualClock;
 
 async fn revoke(store: &Store, task_id: &str, terminate: bool) -> Revocation {
-    let request = Revoke { ids: vec![id(task_id)], terminate, worker: worker("revoker"), lease: LEASE };
+    let request =
+        Revoke { ids: vec![id(task_id)], terminate, signal: None, worker: worker("revoker"), lease: LEASE };
     let mut revocations = store.broker.revoke(&request).await.unwrap();
     assert_eq!(revocations.len(), 1);
     revocations.remove(0)
@@ -63,7 +65,7 @@ pub async fn what_is_held_is_interrupted(store: &Store, clock: &ManualClock) {
     let found = revoke(store, "a", true).await;
     assert!(matches!(&found, Revocation::Held { worker: holder } if *holder == worker("w")), "{found:?}");
     assert!(place(store, "a").await.unwrap().revoked);
-    let told = Interrupt { tag: delivery.tag.clone(), terminate: true };
+    let told = Interrupt { tag: delivery.tag.clone(), terminate: true, signal: None };
     assert_eq!(interrupts(store, "w").await, [told]);
     assert!(interrupts(store, "other").await.is_empty());
     // It is durable: should the holder die, the next one is told with the delivery.
@@ -87,14 +89,14 @@ pub async fn interrupts_wake(store: &Store, _: &ManualClock) {
         revoke(store, "a", false).await;
     };
     let told = meanwhile(store.broker.interrupts(&holder, &[], FOREVER), ask).await.unwrap();
-    let a = Interrupt { tag: deliveries[0].tag.clone(), terminate: false };
+    let a = Interrupt { tag: deliveries[0].tag.clone(), terminate: false, signal: None };
     assert_eq!(told, std::slice::from_ref(&a));
     let known = [a.clone()];
     let ask = async {
         revoke(store, "b", true).await;
     };
     let told = meanwhile(store.broker.interrupts(&holder, &known, FOREVER), ask).await.unwrap();
-    let b = Interrupt { tag: deliveries[1].tag.clone(), terminate: true };
+    let b = Interrupt { tag: deliveries[1].tag.clone(), terminate: true, signal: None };
     assert!(told.contains(&b), "{told:?}");
     let known = [a.clone(), b.clone()];
     let brief = Duration::from_millis(5);
@@ -106,7 +108,7 @@ pub async fn interrupts_wake(store: &Store, _: &ManualClock) {
 pub async fn a_termination_of_what_is_known_wakes(store: &Store, _: &ManualClock) {
     let delivery = held(store, "a").await;
     revoke(store, "a", false).await;
-    let mere = Interrupt { tag: delivery.tag.clone(), terminate: false };
+    let mere = Interrupt { tag: delivery.tag.clone(), terminate: false, signal: None };
     let holder = worker("w");
     let ask = async {
         revoke(store, "a", false).await;
@@ -114,12 +116,26 @@ pub async fn a_termination_of_what_is_known_wakes(store: &Store, _: &ManualClock
     };
     let known = [mere];
     let told = meanwhile(store.broker.interrupts(&holder, &known, FOREVER), ask).await.unwrap();
-    let terminated = Interrupt { tag: delivery.tag, terminate: true };
+    let terminated = Interrupt { tag: delivery.tag, terminate: true, signal: None };
     assert_eq!(told, std::slice::from_ref(&terminated));
     let brief = Duration::from_millis(5);
     let told =
         woken(store.broker.interrupts(&holder, std::slice::from_ref(&terminated), brief)).await.unwrap();
     assert_eq!(told, [terminated]);
+}
+
+/// Who stops a run is told by which signal; asked again without one, and without a termination, that stays.
+pub async fn a_termination_names_its_signal(store: &Store, _: &ManualClock) {
+    let delivery = held(store, "a").await;
+    revoke(store, "a", false).await;
+    let signal: Option<ProcessSignal> = "SIGUSR1".parse().ok();
+    let request =
+        Revoke { ids: vec![id("a")], terminate: true, signal, worker: worker("revoker"), lease: LEASE };
+    store.broker.revoke(&request).await.unwrap();
+    let told = Interrupt { tag: delivery.tag, terminate: true, signal };
+    assert_eq!(interrupts(store, "w").await, std::slice::from_ref(&told));
+    revoke(store, "a", false).await;
+    assert_eq!(interrupts(store, "w").await, [told]);
 }
 
 /// A revoked task given back is still revoked.
@@ -171,7 +187,7 @@ pub async fn termination_may_follow(store: &Store, _: &ManualClock) {
     let delivery = held(store, "a").await;
     for (ask, terminate) in [(false, false), (true, true), (false, true)] {
         revoke(store, "a", ask).await;
-        let told = Interrupt { tag: delivery.tag.clone(), terminate };
+        let told = Interrupt { tag: delivery.tag.clone(), terminate, signal: None };
         assert_eq!(interrupts(store, "w").await, [told]);
     }
 }
@@ -184,6 +200,7 @@ pub async fn the_finished_and_the_unknown_are_told_apart(store: &Store, _: &Manu
     let request = Revoke {
         ids: ids(&["never", "done", "waits"]),
         terminate: false,
+        signal: None,
         worker: worker("revoker"),
         lease: LEASE,
     };

@@ -135,7 +135,8 @@ async fn a_revocation_reaches_a_worker_in_another_process() {
         let there = there.clone();
         tokio::spawn(async move { there.interrupts(&WorkerName::from("w"), &[], FOREVER).await.unwrap() })
     };
-    let revoke = Revoke { ids: vec!["a".into()], terminate: true, worker: "r".into(), lease: LEASE };
+    let revoke =
+        Revoke { ids: vec!["a".into()], terminate: true, signal: None, worker: "r".into(), lease: LEASE };
     let found = here.revoke(&revoke).await.unwrap();
     assert!(matches!(&found[0], Revocation::Held { worker } if worker.as_str() == "w"), "{found:?}");
     let told = soon(told).await.unwrap();
