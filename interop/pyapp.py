@@ -441,6 +441,20 @@ def hoard(megabytes):
     return megabytes
 
 
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def devour():
+    """Takes memory until somebody stops it."""
+    note(f"devours {os.getpid()}")
+    while True:
+        HOARD.append(bytearray(os.urandom(1024)) * 4096)
+        time.sleep(0.01)
+
+
+@app.task
+def devour_early():
+    devour()
+
+
 @app.task
 def imports():
     """Whether a large module was there before this task imported it."""

@@ -6,15 +6,15 @@ import time
 
 import pytest
 from celery import chord
-from celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import NotRegistered, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 
 from conftest import PATIENCE, open_place, until
-from test_python_app import NODE, App, reachable_by
+from test_python_app import NODE, UNKNOWN, App, reachable_by
 
 pytestmark = pytest.mark.celeriac
 OTHER = "other@interop"
 # Leases that a test can wait for.
-SETTINGS = "visibility_timeout = 2\nworker_restore_interval = 0.5\nworker_revoke_grace = 0.5\n"
+SETTINGS = "visibility_timeout = 2\nworker_restore_interval = 0.5\nworker_revoke_grace = 0.5\n" + UNKNOWN
 
 
 @pytest.fixture
@@ -174,6 +174,48 @@ def test_a_warm_shutdown_waits(app):
         assert f"worker_process_shutdown {pid}" in app.place.notes()
         assert not lives(pid)
     assert "worker_shutdown" in app.place.notes()
+
+
+def test_a_task_of_a_newer_release_waits_for_a_worker_that_has_it(app):
+    app.start()
+    app.start(node=OTHER, env={"INTEROP_NEWER": "1"})
+    sent = [app.app.send_task("pyapp.newer", args=[n], queue="pyapp") for n in range(8)]
+    assert [result.get(timeout=PATIENCE) for result in sent] == list(range(8))
+
+
+def test_a_task_of_a_newer_release_is_kept_for_when_there_is_one(app):
+    app.start()
+    result = app.app.send_task("pyapp.newer", args=[7], queue="pyapp")
+    with pytest.raises(NotRegistered):
+        result.get(timeout=PATIENCE)
+    app.start(node=OTHER, env={"INTEROP_NEWER": "1"})
+    assert app.place.celeriac("dead", "retry", result.id).returncode == 0
+    until(lambda: (app.meta(result.id) or {}).get("result") == 7, "it has not run")
+
+
+def test_a_task_that_takes_too_much_memory_is_stopped(app):
+    worker = app.start("--max-memory-per-child", "100000", "--memory-limit-per-child", "150000")
+    bystander = app.tasks.progress.delay(str(app.place.folder / "gate"))
+    until(lambda: bystander.state == "PROGRESS", "the state is not there")
+    result = app.app.signature("pyapp.devour_early").delay()
+    pid = int(app.note_that("devours"))
+    with pytest.raises(WorkerLostError, match=r"out of memory, killed with 1[5-9]\d{4} KiB where 150000 KiB is the limit"):
+        result.get(timeout=PATIENCE)
+    gone(pid)
+    assert app.get(app.tasks.add.s(1, 1)) == 2, "there is another child"
+    (app.place.folder / "gate").touch()
+    assert bystander.get(timeout=PATIENCE) == "done"
+    assert worker.lives()
+
+
+def test_a_task_that_always_takes_too_much_memory_is_bounded(app):
+    # The limit is twice what a child may have after a task.
+    app.start("--max-memory-per-child", "60000", concurrency=1)
+    result = app.app.signature("pyapp.devour").delay()
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=PATIENCE)
+    assert len([note for note in app.place.notes() if note.startswith("devours")]) == 3
+    assert result.id in app.place.celeriac("dead", "list").stdout
 
 
 def test_a_cold_shutdown_hands_back(app):

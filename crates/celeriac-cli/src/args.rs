@@ -172,6 +172,10 @@ pub struct WorkerOptions {
     /// Replace a Python process that has grown beyond this, in KiB.
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_memory_per_child: Option<u64>,
+    /// Kill a Python process that grows beyond this in the midst of a task, in KiB; 0: none. Default: twice
+    /// --max-memory-per-child, where that is given.
+    #[arg(long, value_name = "KIB")]
+    pub memory_limit_per_child: Option<u64>,
     /// Tell from the start what becomes of tasks, in Celery's events, to Flower and others that listen; on Redis. Without
     /// it they ask for that when they begin to.
     #[arg(short = 'E', long, visible_alias = "events")]

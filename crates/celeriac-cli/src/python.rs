@@ -169,6 +169,7 @@ pub(crate) fn only_there(options: &WorkerOptions) -> Option<&'static str> {
         (options.autoscale.is_some(), "--autoscale"),
         (options.max_tasks_per_child.is_some(), "--max-tasks-per-child"),
         (options.max_memory_per_child.is_some(), "--max-memory-per-child"),
+        (options.memory_limit_per_child.is_some(), "--memory-limit-per-child"),
         (options.logfile.is_some(), "--logfile"),
         (options.start_method.is_some(), "--start-method"),
         (!options.include.is_empty(), "--include"),
@@ -208,6 +209,13 @@ impl Python {
     /// A number among the application's settings.
     pub(crate) fn setting<T: TryFrom<u64>>(&self, name: &str) -> Option<T> {
         self.manifest.number(name).filter(|number| *number > 0).and_then(|number| T::try_from(number).ok())
+    }
+
+    /// The most memory that a child may have in the midst of a task, in KiB: as `asked`, else as the application's
+    /// `worker_memory_limit_per_child` says, else twice what it may have after one.
+    pub(crate) fn memory_limit(&self, asked: Option<u64>, after_a_task: Option<u64>) -> Option<u64> {
+        let said = asked.or_else(|| self.manifest.number("worker_memory_limit_per_child"));
+        said.or_else(|| after_a_task.map(|most| most.saturating_mul(2))).filter(|limit| *limit > 0)
     }
 
     /// Whether children leave results to the worker, whose store is at `url`.

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::frame::{self, Channel, Frame};
 use crate::memory;
@@ -18,6 +19,11 @@ use crate::zygote::{Fate, kill_group, send_signal};
 
 /// How long the zygote may take to say how a child ended.
 const FATE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is said of one whose end nobody has told.
+const UNHEARD: &str = "its connection was closed.";
+/// How old the count of processes killed for want of memory may be when a task begins.
+const COUNTED_FOR: Duration = Duration::from_secs(1);
 
 const SUCCEEDED: u8 = 0;
 const FAILED: u8 = 1;
@@ -39,8 +45,8 @@ pub(crate) struct Child {
     pub(crate) done: u32,
     /// Another is coming to take its place.
     pub(crate) replaced: bool,
-    /// How many the system had killed for want of memory when its task began.
-    starved: Option<u64>,
+    /// How many the system had killed for want of memory when its task began, or shortly before, and when that was.
+    starved: Option<(Instant, Option<u64>)>,
     out: Vec<u8>,
 }
 
@@ -120,15 +126,20 @@ impl Child {
         matches!(*self.fate.borrow(), Fate::Over(_))
     }
 
-    /// Runs a task. Dropped before its end, the child is in the midst of something and must be killed.
+    /// Runs a task; one that comes to have more than `memory_most` KiB is killed. Dropped before its end, the child is in the
+    /// midst of something and must be killed.
     pub(crate) async fn run(
         &mut self,
         call: &ForeignCall,
         cx: &Context,
+        memory_most: Option<u64>,
         mut aside: impl FnMut(Aside),
     ) -> Ran {
         let number = self.next_call();
-        self.starved = self.starved.or_else(memory::killed_for_want);
+        // Counted anew before what runs long, and not before each of many that are over at once.
+        if self.starved.is_none_or(|(at, _)| at.elapsed() > COUNTED_FOR) {
+            self.starved = Some((Instant::now(), memory::killed_for_want()));
+        }
         self.out.clear();
         frame::write(&mut self.out, frame::TASK, number, |out| write_task(out, call));
         if self.channel.send(&self.out).await.is_err() {
@@ -139,6 +150,8 @@ impl Child {
         self.out.shrink_to(1 << 16);
         let (mut asked, mut told) = (false, false);
         let mut reports = Reports::new(cx, number);
+        let exceeds = memory::exceeds(self.pid, memory_most);
+        tokio::pin!(exceeds);
         loop {
             tokio::select! {
                 biased;
@@ -166,6 +179,15 @@ impl Child {
                     }
                     Ok(None) | Err(_) => return Ran::Lost { why: self.lost_call(number).await },
                 },
+                found = &mut exceeds => {
+                    self.kill();
+                    let most = memory_most.unwrap_or_default();
+                    let why = format!(
+                        "Worker exited prematurely: out of memory, killed with {found} KiB where {most} KiB is the limit. \
+                         Job: {number}."
+                    );
+                    return Ran::Lost { why };
+                }
                 cancelled = cx.cancelled(), if !asked => {
                     asked = true;
                     let _ = self.channel.send(&report::cancel(number, cancelled.0)).await;
@@ -244,12 +266,13 @@ impl Child {
 
     /// How it was lost.
     pub(crate) async fn lost(&mut self) -> String {
-        let mut why = epitaph(&mut self.fate).await;
-        if why.starts_with("signal 9") && memory::killed_for_want() > self.starved {
-            why.push_str(", the system was out of memory");
-        }
+        let status = tokio::time::timeout(FATE_PATIENCE, over(&mut self.fate)).await.ok();
+        let before = self.starved.and_then(|(_, count)| count);
+        let starved =
+            status.is_some_and(|status| memory::starved(-status, before, memory::killed_for_want()));
         self.kill();
-        why
+        let why = status.map_or_else(|| UNHEARD.to_owned(), death);
+        if starved { format!("{why}, out of memory: the system killed it.") } else { why }
     }
 
     /// How it was lost in the midst of a call, in Celery's words.
@@ -269,7 +292,7 @@ async fn over(fate: &mut watch::Receiver<Fate>) -> i32 {
 async fn epitaph(fate: &mut watch::Receiver<Fate>) -> String {
     match tokio::time::timeout(FATE_PATIENCE, over(fate)).await {
         Ok(status) => death(status),
-        Err(_) => "its connection was closed.".to_owned(),
+        Err(_) => UNHEARD.to_owned(),
     }
 }
 

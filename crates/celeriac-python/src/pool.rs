@@ -42,8 +42,10 @@ pub struct PoolOptions {
     pub autoscale: Option<(usize, usize)>,
     /// A child that has run so many tasks is replaced.
     pub max_tasks_per_child: Option<u32>,
-    /// A child that has more memory of its own is replaced, in KiB.
+    /// A child that has more memory after a task is replaced, in KiB.
     pub max_memory_per_child: Option<u64>,
+    /// A child that has more memory in the midst of a task is killed, and the task lost with it, in KiB.
+    pub memory_limit_per_child: Option<u64>,
     /// Children leave results to the worker, which stores each together with the acknowledgement: only where the
     /// application's result backend is the worker's store.
     pub leaves_results: bool,
@@ -414,7 +416,8 @@ impl Seat for Chair {
         if inner.options.max_tasks_per_child.is_some_and(|most| child.done + 1 >= most) {
             inner.replace(child);
         }
-        let ran = child.run(&call, &cx, |said| inner.aside(said)).await;
+        let most = inner.options.memory_limit_per_child;
+        let ran = child.run(&call, &cx, most, |said| inner.aside(said)).await;
         self.busy = matches!(ran, Ran::Lost { .. } | Ran::NotBegun);
         if let Some(most) = inner.options.max_memory_per_child
             && !self.busy

@@ -23,6 +23,7 @@ _SETTINGS = (
     "task_store_errors_even_if_ignored", "task_time_limit", "task_track_started", "timezone", "worker_autoscaler",
     "worker_concurrency", "worker_deduplicate_successful_tasks", "worker_direct", "worker_disable_rate_limits",
     "worker_enable_remote_control", "worker_lost_wait", "worker_max_memory_per_child", "worker_max_tasks_per_child",
+    "worker_memory_limit_per_child",
     "worker_pool", "worker_pool_restarts", "worker_prefetch_multiplier", "worker_send_task_events",
     "worker_soft_shutdown_timeout", "worker_state_db", "worker_timer", "worker_consumer", "worker_agent",
     "worker_cancel_long_running_tasks_on_connection_loss", "broker_use_ssl",

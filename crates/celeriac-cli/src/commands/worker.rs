@@ -37,6 +37,7 @@ pub(crate) async fn run(
         without_gossip,
         max_tasks_per_child,
         max_memory_per_child,
+        memory_limit_per_child,
         autoscale,
         ..
     } = args.options;
@@ -62,12 +63,14 @@ pub(crate) async fn run(
     };
     worker = worker.concurrency(concurrency);
     let pool = python.as_ref().map(|python| {
+        let max_memory_per_child =
+            max_memory_per_child.or_else(|| python.setting("worker_max_memory_per_child"));
         let options = PoolOptions {
             size: autoscale.map_or(concurrency, |scale| scale.least),
             autoscale: autoscale.map(|scale| (scale.least, scale.most)),
             max_tasks_per_child: max_tasks_per_child.or_else(|| python.setting("worker_max_tasks_per_child")),
-            max_memory_per_child: max_memory_per_child
-                .or_else(|| python.setting("worker_max_memory_per_child")),
+            max_memory_per_child,
+            memory_limit_per_child: python.memory_limit(memory_limit_per_child, max_memory_per_child),
             leaves_results: python.leaves_results(&settings.broker)
                 && settings.result_backend.as_deref().is_none_or(|url| python.leaves_results(url)),
         };

@@ -247,6 +247,7 @@ fn command(
     let counts = [
         ("--max-tasks-per-child", options.max_tasks_per_child.map(u64::from)),
         ("--max-memory-per-child", options.max_memory_per_child),
+        ("--memory-limit-per-child", options.memory_limit_per_child),
     ];
     for (option, count) in counts {
         if let Some(count) = count {
