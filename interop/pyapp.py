@@ -18,6 +18,7 @@ app.conf.update(
     result_extended=True,
     broker_connection_retry_on_startup=True,
     task_default_queue="pyapp",
+    worker_soft_shutdown_timeout=float(os.environ.get("INTEROP_SOFT", 0)),
 )
 logger = get_task_logger(__name__)
 
@@ -352,6 +353,26 @@ def unserializable():
 @signals.worker_init.connect
 def worker_init(sender=None, **_):
     note(f"worker_init {sender.app.main} {bool(sender.hostname)}")
+
+
+@signals.celeryd_init.connect
+def celeryd_init(sender=None, conf=None, **_):
+    note(f"celeryd_init {sender} {conf.task_default_queue}")
+
+
+@signals.celeryd_after_setup.connect
+def celeryd_after_setup(sender=None, **_):
+    note(f"celeryd_after_setup {sender}")
+
+
+@signals.worker_before_create_process.connect
+def worker_before_create_process(**_):
+    note(f"worker_before_create_process {os.getpid()}")
+
+
+@signals.worker_shutting_down.connect
+def worker_shutting_down(sender=None, sig=None, how=None, exitcode=None, **_):
+    note(f"worker_shutting_down {sender} {sig} {how} {exitcode}")
 
 
 @signals.worker_ready.connect

@@ -176,6 +176,73 @@ def test_a_warm_shutdown_waits(app):
     assert "worker_shutdown" in app.place.notes()
 
 
+def test_sigterm_again_changes_nothing(app):
+    worker = app.start()
+    result = app.tasks.slow.delay(3, "told twice")
+    app.noted("begin told twice")
+    for _ in range(2):
+        worker.process.send_signal(signal.SIGTERM)
+        app.noted(f"worker_shutting_down {NODE} SIGTERM Warm 0")
+    assert worker.stop() == 0
+    assert result.get(timeout=PATIENCE) == "told twice"
+    assert app.place.notes().count(f"worker_shutting_down {NODE} SIGTERM Warm 0") == 1
+
+
+def soft(app, gate, worker):
+    """A task that would end within the time a soft shutdown has, and one that would not."""
+    brief = app.tasks.progress.delay(str(gate))
+    long = app.tasks.slow_late.delay(30, "soft")
+    until(lambda: brief.state == "PROGRESS", "the state is not there")
+    app.noted("begin soft")
+    return brief, long
+
+
+@pytest.mark.parametrize("env, number", [({}, signal.SIGQUIT), ({"REMAP_SIGTERM": "SIGQUIT"}, signal.SIGTERM)])
+def test_a_soft_shutdown_waits_and_then_hands_back(app, tmp_path, env, number):
+    worker = app.start(env={"INTEROP_SOFT": "2"} | env)
+    brief, long = soft(app, tmp_path / "gate", worker)
+    worker.process.send_signal(number)
+    app.noted(f"worker_shutting_down {NODE} {signal.Signals(number).name} Cold 1")
+    (tmp_path / "gate").touch()
+    assert brief.get(timeout=PATIENCE) == "done"
+    worker.process.wait(PATIENCE)
+    app.start(node=OTHER)
+    # It is handed back at once, and waits for no lease.
+    until(lambda: app.place.notes().count("begin soft") == 2, "nobody has begun it again")
+    long.revoke(terminate=True)
+
+
+def test_a_second_sigquit_does_not_wait(app):
+    worker = app.start(env={"INTEROP_SOFT": "3600"})
+    app.tasks.slow_late.delay(3600, "impatient")
+    app.noted("begin impatient")
+    for how in ["waits", "ends"]:
+        assert worker.lives(), how
+        worker.process.send_signal(signal.SIGQUIT)
+        app.noted(f"worker_shutting_down {NODE} SIGQUIT Cold 1")
+    worker.process.wait(PATIENCE)
+    app.start(node=OTHER)
+    until(lambda: app.place.notes().count("begin impatient") == 2, "nobody has begun it again")
+
+
+def test_a_deploy_that_kills_loses_nothing(app):
+    """As an orchestrator does it: SIGTERM, and SIGKILL to what is still there."""
+    worker = app.start()
+    late = app.tasks.slow_late.delay(5, "deployed")
+    early = app.tasks.slow.delay(600, "deployed early")
+    app.noted("begin deployed")
+    app.noted("begin deployed early")
+    worker.process.send_signal(signal.SIGTERM)
+    app.noted(f"worker_shutting_down {NODE} SIGTERM Warm 0")
+    waits = app.tasks.add.delay(1, 1)
+    app.start(node=OTHER)
+    assert waits.get(timeout=PATIENCE) == 2
+    kill(worker)
+    assert late.get(timeout=PATIENCE) == "deployed"
+    with pytest.raises(WorkerLostError):
+        early.get(timeout=PATIENCE)
+
+
 def test_a_task_of_a_newer_release_waits_for_a_worker_that_has_it(app):
     app.start()
     app.start(node=OTHER, env={"INTEROP_NEWER": "1"})

@@ -172,7 +172,7 @@ pub(crate) async fn run(session: Session, args: &Demo) -> Result<Exit, Problem> 
         output.note(format_args!("going on: {done_before} sections were done before"));
     }
 
-    let shutdown = signals::listen()?;
+    let shutdown = signals::listen(signals::Manner::Plain)?;
     let mut worker = app.worker().queues([QUEUE]).cold_shutdown(shutdown.cold.clone());
     if let Some(concurrency) = args.concurrency {
         worker = worker.concurrency(concurrency as usize);

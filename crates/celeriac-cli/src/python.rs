@@ -9,6 +9,7 @@ use celeriac_python::{Crowd, Error, FromApp, Manifest, Pool, PoolOptions, StartO
 
 use crate::args::{Command, Global, WorkerOptions};
 use crate::output::{Exit, Problem};
+use crate::signals::Manner;
 
 /// The application.
 pub(crate) struct Python {
@@ -216,6 +217,13 @@ impl Python {
     pub(crate) fn memory_limit(&self, asked: Option<u64>, after_a_task: Option<u64>) -> Option<u64> {
         let said = asked.or_else(|| self.manifest.number("worker_memory_limit_per_child"));
         said.or_else(|| after_a_task.map(|most| most.saturating_mul(2))).filter(|limit| *limit > 0)
+    }
+
+    /// How signals are to be taken.
+    pub(crate) fn manner(&self) -> Manner {
+        let soft = self.manifest.seconds("worker_soft_shutdown_timeout").unwrap_or_default();
+        let remap_term = variable("REMAP_SIGTERM").is_some_and(|signal| signal == "SIGQUIT");
+        Manner::Celery { soft, remap_term }
     }
 
     /// Whether children leave results to the worker, whose store is at `url`.

@@ -99,7 +99,7 @@ fn place(url: &str) -> Option<(String, String, u16, u32)> {
 /// How long a Python task that is told to stop may take to do so, unless celeriac's own configuration says otherwise.
 const REVOKE_GRACE: Duration = Duration::from_secs(1);
 
-/// As Celery, a warm shutdown waits for what runs as long as it takes; a second signal does not.
+/// As Celery, a warm shutdown waits for what runs as long as it takes; a cold one does not.
 const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Lays the application's settings over `config`, and names in warnings those that have no meaning here.
@@ -137,8 +137,7 @@ pub fn overlay(manifest: &Manifest, mut config: Config) -> Config {
     // A process that is told to stop and does not is killed soon: what it does meanwhile, such as a call to a language
     // model, is paid for.
     config.worker_revoke_grace = REVOKE_GRACE;
-    config.worker_shutdown_timeout =
-        manifest.seconds("worker_soft_shutdown_timeout").unwrap_or(AS_LONG_AS_IT_TAKES);
+    config.worker_shutdown_timeout = AS_LONG_AS_IT_TAKES;
     for (setting, why) in unsupported(manifest) {
         tracing::warn!(setting, why, "a setting of the application has no effect");
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -276,7 +276,13 @@ impl Zygote {
 
     /// Has a signal of Celery's sent, one that concerns the whole worker.
     pub async fn signal(&self, name: &str) {
-        let _ = self.send(&frame::json(frame::SIGNAL, 0, &name), None).await;
+        let _ = self.send(&frame::json(frame::SIGNAL, 0, &json!({ "name": name })), None).await;
+    }
+
+    /// Has Celery's `worker_shutting_down` sent: by which signal the worker was told, `Warm` or `Cold`, and the exit code.
+    pub async fn shutting_down(&self, sig: &str, how: &str, exitcode: u8) {
+        let told = json!({ "name": "worker_shutting_down", "sig": sig, "how": how, "exitcode": exitcode });
+        let _ = self.send(&frame::json(frame::SIGNAL, 0, &told), None).await;
     }
 
     async fn send(&self, mut bytes: &[u8], mut descriptor: Option<&OwnedFd>) -> std::io::Result<()> {

@@ -32,7 +32,9 @@ def main() -> None:
     system.die_with_parent(parent)
     sock = socket.socket(fileno=os.dup(0))
     _leave_standard_input()
+    # From a terminal these come to all of the group; they are for the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     channel = wire.Channel(sock)
     received = channel.receive()
     if received is None:
@@ -122,11 +124,12 @@ class Zygote:
             elif kind == wire.IMPORT:
                 self.learn(json.loads(payload))
             elif kind == wire.SIGNAL:
-                self.signal(json.loads(payload))
+                self.signal(**json.loads(payload))
         return True
 
     def fork(self, number: int, descriptor: int, how: dict[str, Any]) -> None:
         """Forks a child, which talks over ``descriptor``."""
+        self.signal("worker_before_create_process")
         if self.worker.options.get("start_method") == "spawn":
             self.spawn(number, descriptor, how)
             return
@@ -193,13 +196,10 @@ class Zygote:
         if system.threads() > before:
             self.warn("a module that tasks import starts threads when it is imported")
 
-    def signal(self, name: str) -> None:
+    def signal(self, name: str, **sent: Any) -> None:
         """Sends a signal of Celery's that concerns the whole worker."""
         from celery import signals
 
-        sent: dict[str, Any] = {}
-        if name == "worker_shutting_down":
-            sent = {"sig": "SIGTERM", "how": "Warm", "exitcode": 0}
         sender = self.worker.hostname if name == "worker_shutting_down" else self.worker
         getattr(signals, name).send(sender=sender, **sent)
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use celeriac::Celeriac;
-use celeriac_python::PoolOptions;
+use celeriac_python::{PoolOptions, Zygote};
 
 use crate::args::{Worker, WorkerOptions};
 use crate::output::{Exit, Problem};
@@ -79,7 +79,8 @@ pub(crate) async fn run(
     if let Some(pool) = &pool {
         worker = worker.executor(pool.executor());
     }
-    let shutdown = signals::listen()?;
+    let manner = python.as_ref().map_or(signals::Manner::Plain, Python::manner);
+    let shutdown = signals::listen(manner)?;
     if args.beside_server {
         stand_beside(shutdown.clone())?;
     }
@@ -106,13 +107,12 @@ pub(crate) async fn run(
     };
     let (warm, cold) = (shutdown.warm.clone(), shutdown.cold.clone());
     let lost = std::sync::atomic::AtomicBool::new(false);
+    if let Some(zygote) = &zygote {
+        zygote.signal("worker_ready").await;
+    }
     let over = async {
         tokio::select! {
-            () = warm.cancelled() => {
-                if let Some(zygote) = &zygote {
-                    zygote.signal("worker_shutting_down").await;
-                }
-            }
+            () = warm.cancelled() => {}
             () = gone => {
                 lost.store(true, std::sync::atomic::Ordering::Relaxed);
                 tracing::error!("without Python nothing can run here");
@@ -120,10 +120,12 @@ pub(crate) async fn run(
             }
         }
     };
-    if let Some(zygote) = &zygote {
-        zygote.signal("worker_ready").await;
-    }
-    let ran = worker.cold_shutdown(shutdown.cold).run(over).await;
+    let ran = {
+        let ran = worker.cold_shutdown(shutdown.cold.clone()).run(over);
+        let telling = tell_python(zygote.as_deref(), &shutdown);
+        tokio::pin!(ran, telling);
+        tokio::select! { biased; () = &mut telling => ran.await, ran = &mut ran => ran }
+    };
     if let Some(zygote) = &zygote {
         zygote.signal("worker_shutdown").await;
     }
@@ -156,6 +158,23 @@ pub(crate) fn check(options: &WorkerOptions, has_python: bool, app: &Celeriac) -
     Ok(())
 }
 
+/// Tells the application of each signal that asks the worker to stop, as Celery does; never ends.
+async fn tell_python(zygote: Option<&Zygote>, shutdown: &signals::Shutdown) {
+    let mut asked = shutdown.asked.subscribe();
+    let Some(zygote) = zygote else { return std::future::pending().await };
+    // Whatever came before counts.
+    asked.mark_changed();
+    // It holds a sender itself.
+    while asked.changed().await.is_ok() {
+        let told = *asked.borrow_and_update();
+        if let Some(signals::Asked { sig, how }) = told {
+            // As celery/apps/worker.py: SIGTERM and nothing else is how a worker is to be stopped.
+            let exitcode = u8::from(how == "Cold" || sig == "SIGINT");
+            zygote.shutting_down(sig, how, exitcode).await;
+        }
+    }
+}
+
 /// How much a worker beside a server leaves the processor to it, in steps of `nice`: tasks that burn the processor then
 /// hardly delay an answer of the API, and lose next to nothing while the API is idle.
 const NICE: i32 = 5;
@@ -176,6 +195,7 @@ fn stand_beside(shutdown: signals::Shutdown) -> Result<(), Problem> {
                 Err(_) => break,
             }
         }
+        shutdown.asked.send_replace(Some(signals::Asked { sig: "SIGTERM", how: "Warm" }));
         shutdown.warm.cancel();
     })?;
     Ok(())

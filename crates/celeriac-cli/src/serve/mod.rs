@@ -90,7 +90,7 @@ pub(crate) async fn run(
         _ => None,
     };
     limits::raise_open_files();
-    let shutdown = signals::listen()?;
+    let shutdown = signals::listen(signals::Manner::Plain)?;
     let supervisor = roles.worker.then(|| {
         let command = command(global, &settings.broker, result_backend, &args.worker);
         Supervisor::start(&session.app, command, patience, shutdown.clone())
