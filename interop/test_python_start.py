@@ -1,13 +1,16 @@
 """How an application is found and started, what is said at the start, and what is refused."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from conftest import CELERIAC, PATIENCE, open_place, until
+from conftest import CELERIAC, PATIENCE, free_port, open_place, until
 from test_python_app import NODE, App, reachable_by
+from test_python_kills import gone
 
 pytestmark = pytest.mark.celeriac
 
@@ -201,3 +204,83 @@ def start(**_):
     sent = command(place, "call", "found.add", "--args", "[2, 3]")
     gate.touch()
     assert command(place, "result", sent.stdout.strip(), "--wait").stdout.strip() == "5"
+
+
+# Beat beside the worker.
+
+BEAT = """
+from datetime import timedelta
+
+app.conf.beat_schedule = {{"tick": {{"task": "found.tick", "schedule": timedelta(seconds=0.3)}}}}
+app.conf.beat_max_loop_interval = 0.3
+
+
+@app.task(name="found.tick")
+def tick():
+    with open(os.environ["INTEROP_NOTES"], "a") as notes:
+        notes.write("tick\\n")
+"""
+
+
+def ticks(place, more=2):
+    """Waits until beat has sent some."""
+    had = place.notes().count("tick")
+    return until(lambda: place.notes().count("tick") >= had + more, "nothing is sent by the schedule")
+
+
+def beat_pid(child):
+    return int(until(lambda: re.findall(r"beat started pid=(\d+)", child.text()), "beat has not started")[-1])
+
+
+@pytest.fixture
+def scheduled(place):
+    path = write(place, "found.py")
+    with open(path, "a") as source:
+        source.write(BEAT.format())
+    return place
+
+
+@pytest.mark.parametrize("kind", ["celery", "celeriac"])
+def test_beat_beside_the_worker(scheduled, kind):
+    place, options = scheduled, ["-B", "-s", scheduled.folder / "when"]
+    if kind == "celery":
+        child = place.start(NODE, [sys.executable, "-m", "celery", "-A", "found", "worker", "-n", NODE, "-c", 1, *options])
+    else:
+        child = worker(place, *options)
+    ticks(place)
+    child.stop()
+    assert child.process.returncode == 0
+    assert any(place.folder.glob("when*"))
+    assert 'setting="beat_schedule"' not in child.text()
+
+
+def test_beat_is_started_again_and_ends_with_the_worker(scheduled):
+    child = worker(scheduled, "-B")
+    ticks(scheduled)
+    first = beat_pid(child)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: beat_pid(child) != first, "beat is not started again")
+    ticks(scheduled)
+    second = beat_pid(child)
+    os.kill(child.pid, signal.SIGKILL)
+    child.process.wait(PATIENCE)
+    gone(second)
+    # It has gone in an orderly way, and kept what it knows.
+    assert any(scheduled.folder.glob("celerybeat-schedule*"))
+
+
+def test_beat_that_cannot_reach_the_store_is_refused(scheduled, tmp_path):
+    refused = command(scheduled, "-b", f"sqlite://{tmp_path}/tasks.db", "worker", "-B")
+    assert refused.returncode == 2, refused
+    assert "--beat is not supported here" in refused.stderr and "celeriac+http://" in refused.stderr
+
+
+def test_beat_reaches_a_store_of_celeriac_s_through_a_server(scheduled):
+    place, port = scheduled, free_port()
+    address = f"celeriac+http://127.0.0.1:{port}"
+    source = (place.folder / "found.py").read_text().replace('os.environ["INTEROP_REDIS"]', repr(address))
+    (place.folder / "found.py").write_text(source)
+    place.start("server", [CELERIAC, "serve", "--roles", "web", "--bind", f"127.0.0.1:{port}"])
+    child = worker(place, "-B")
+    ticks(place)
+    assert child.stop() == 0

@@ -221,6 +221,15 @@ pub struct Worker {
     /// Shut down when standard input ends, and leave the processor to others: for a worker beside a server.
     #[arg(long, hide = true)]
     pub beside_server: bool,
+    /// Run Celery's beat beside it, for the schedules of the Python application: with one worker of each application.
+    #[arg(short = 'B', long)]
+    pub beat: bool,
+    /// With --beat, the file in which it keeps when each schedule ran last.
+    #[arg(short = 's', long, value_name = "FILE", visible_alias = "schedule", requires = "beat")]
+    pub schedule_filename: Option<String>,
+    /// With --beat, the class of its scheduler.
+    #[arg(long, value_name = "CLASS", requires = "beat")]
+    pub scheduler: Option<String>,
     /// Write the process id to this file; removed at the end.
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
@@ -539,7 +548,7 @@ mod tests {
             };
             worker
         };
-        assert_eq!(worker(&["-B"]).refused.given().unwrap().0, "--beat");
+        assert_eq!(worker(&["-D"]).refused.given().unwrap().0, "--detach");
         let met = worker(&["--prefetch-multiplier", "1", "-O", "fair"]).met.given();
         assert_eq!(
             met.iter().map(|(name, _)| *name).collect::<Vec<_>>(),

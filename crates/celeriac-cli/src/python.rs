@@ -1,11 +1,14 @@
 //! The Python application that `-A` names: what it says of itself, and the pool that runs its tasks.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use celeriac::task::Executor;
 use celeriac::{Celeriac, Config, Worker};
-use celeriac_python::{Crowd, Error, FromApp, Manifest, Pool, PoolOptions, StartOptions, Zygote};
+use celeriac_python::{
+    Beat, BeatOptions, Crowd, Error, FromApp, Manifest, Pool, PoolOptions, StartOptions, Zygote,
+};
 
 use crate::args::{Command, Global, WorkerOptions};
 use crate::output::{Exit, Problem};
@@ -22,6 +25,8 @@ pub(crate) struct Python {
     loglevel: Option<String>,
     /// The kind of pool.
     kind: &'static str,
+    /// How beat is started beside the worker, where it is to be.
+    beat: Option<(PathBuf, BeatOptions)>,
 }
 
 /// The children, in one of their forms.
@@ -118,7 +123,11 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         tracing::debug!(task, why, "not all of a task is described");
     }
     let loglevel = worker.and_then(|worker| worker.loglevel.clone());
-    Ok(Some(Python { manifest, zygote, hostname, loglevel, kind }))
+    let beat = match command {
+        Command::Worker(worker) if worker.beat => Some((interpreter, beat(&options, worker, &manifest))),
+        _ => None,
+    };
+    Ok(Some(Python { manifest, zygote, hostname, loglevel, kind, beat }))
 }
 
 /// Whether a pool can leave its results to a store of celeriac's own.
@@ -129,6 +138,30 @@ fn on_our_store(kind: &str) -> Result<(), Problem> {
     Err(Problem::usage(format!("the pool {kind} is not supported on a store of celeriac's own"))
         .hint("its children hand over results one task at a time; use --pool prefork, or Redis"))
 }
+
+/// Beat as the worker is: with the application, the folder and the environment of that.
+fn beat(options: &StartOptions, worker: &crate::args::Worker, manifest: &Manifest) -> BeatOptions {
+    let text = |value: &serde_json::Value| value.as_str().map(ToOwned::to_owned);
+    let mut environment: Vec<_> =
+        options.environment.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    if manifest.reaches_a_server() {
+        // The address of the worker's store is no address for Python; the application's own leads to the server.
+        environment.extend(ADDRESSES.iter().map(|name| ((*name).to_owned(), None)));
+    }
+    BeatOptions {
+        app: options.app.clone(),
+        workdir: options.workdir.clone(),
+        environment,
+        schedule: worker.schedule_filename.clone(),
+        scheduler: worker.scheduler.clone(),
+        loglevel: options.loglevel.clone(),
+        logfile: options.logfile.clone(),
+    }
+}
+
+/// Variables that name an address before the application does.
+const ADDRESSES: &[&str] =
+    &["CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"];
 
 /// A pool by its name, as the option or the setting `given` has it.
 fn known_pool(given: &str, pool: &str) -> Result<&'static str, Problem> {
@@ -183,7 +216,8 @@ pub(crate) fn only_there(options: &WorkerOptions) -> Option<&'static str> {
 impl Python {
     /// The settings that the application has made, over `base`, and where it says that things are.
     pub(crate) fn settings(&self, base: Config) -> (Config, FromApp) {
-        (celeriac_python::overlay(&self.manifest, base), celeriac_python::from_app(&self.manifest))
+        let config = celeriac_python::overlay(&self.manifest, self.beat.is_some(), base);
+        (config, celeriac_python::from_app(&self.manifest))
     }
 
     /// The result backend that the worker beside a server is to be given, where nobody names one: the broker's store, which
@@ -224,6 +258,22 @@ impl Python {
         let soft = self.manifest.seconds("worker_soft_shutdown_timeout").unwrap_or_default();
         let remap_term = variable("REMAP_SIGTERM").is_some_and(|signal| signal == "SIGQUIT");
         Manner::Celery { soft, remap_term }
+    }
+
+    /// Checks that beat can reach the store at `url`.
+    pub(crate) fn check_beat(&self, url: &str) -> Result<(), Problem> {
+        let is_ours = url.starts_with("sqlite:") || url.starts_with("memory:");
+        if self.beat.is_none() || !is_ours || self.manifest.reaches_a_server() {
+            return Ok(());
+        }
+        Err(Problem::usage("--beat is not supported here: Celery's beat reaches a store of celeriac's own only by a server")
+            .hint("run `celeriac serve` on it, and let the application say broker_url = \"celeriac+http://127.0.0.1:8787\""))
+    }
+
+    /// Has beat started, where it is to run.
+    pub(crate) fn start_beat(&self) -> Result<Option<Beat>, Problem> {
+        let beat = self.beat.as_ref().map(|(python, options)| Beat::start(python, options)).transpose();
+        beat.map_err(problem)
     }
 
     /// Whether children leave results to the worker, whose store is at `url`.

@@ -102,9 +102,10 @@ const REVOKE_GRACE: Duration = Duration::from_secs(1);
 /// As Celery, a warm shutdown waits for what runs as long as it takes; a cold one does not.
 const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Lays the application's settings over `config`, and names in warnings those that have no meaning here.
+/// Lays the application's settings over `config`, and names in warnings those that have no meaning here; `beats` says that
+/// beat runs beside the worker.
 #[must_use]
-pub fn overlay(manifest: &Manifest, mut config: Config) -> Config {
+pub fn overlay(manifest: &Manifest, beats: bool, mut config: Config) -> Config {
     if let Some(queue) = manifest.text("task_default_queue") {
         config.task_default_queue = queue.into();
     }
@@ -138,14 +139,14 @@ pub fn overlay(manifest: &Manifest, mut config: Config) -> Config {
     // model, is paid for.
     config.worker_revoke_grace = REVOKE_GRACE;
     config.worker_shutdown_timeout = AS_LONG_AS_IT_TAKES;
-    for (setting, why) in unsupported(manifest) {
+    for (setting, why) in unsupported(manifest, beats) {
         tracing::warn!(setting, why, "a setting of the application has no effect");
     }
     config
 }
 
 /// The settings that the application has made and that have no effect here, with why.
-fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
+fn unsupported(manifest: &Manifest, beats: bool) -> Vec<(&'static str, &'static str)> {
     let mut found = Vec::new();
     let mut check = |given: bool, setting, why| {
         if given {
@@ -193,9 +194,9 @@ fn unsupported(manifest: &Manifest) -> Vec<(&'static str, &'static str)> {
         "use a rediss:// address",
     );
     check(
-        !manifest.beat_schedule.is_empty(),
+        !beats && !manifest.beat_schedule.is_empty(),
         "beat_schedule",
-        "a worker schedules nothing; run beat beside it",
+        "this worker schedules nothing; start one with -B, or beat itself",
     );
     found
 }
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_an_application_does_not_say_is_celery_s_default() {
-        let config = overlay(&manifest(&serde_json::json!({})), Config::default());
+        let config = overlay(&manifest(&serde_json::json!({})), false, Config::default());
         assert!(!config.task_acks_late, "acknowledged early");
         assert_eq!(config.result_expires, None);
         assert_eq!(config.worker_shutdown_timeout, AS_LONG_AS_IT_TAKES);

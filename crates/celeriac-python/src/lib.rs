@@ -18,6 +18,7 @@
 //! **Invariant: a child that dies costs the task it held and nothing else.** It is replaced, never repaired, and its whole
 //! process group goes with it.
 
+mod beat;
 mod child;
 mod config;
 mod crowd;
@@ -32,6 +33,7 @@ mod signature;
 mod source;
 mod zygote;
 
+pub use beat::{Beat, BeatOptions};
 pub use config::{FromApp, foreign_layout, from_app, leaves_results, overlay};
 pub use crowd::Crowd;
 pub use error::{Error, Result};

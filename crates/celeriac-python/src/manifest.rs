@@ -34,6 +34,9 @@ pub struct Manifest {
     /// Whether it says where results are; Celery keeps none where it does not.
     #[serde(default = "yes")]
     pub names_backend: bool,
+    /// Where it says itself that messages are, where that is a store of celeriac's, and its processes reach it otherwise.
+    #[serde(default)]
+    pub own_broker: Option<String>,
     /// Where results are, when that is a text.
     pub result_backend: Option<String>,
     /// The same without secrets.
@@ -105,6 +108,13 @@ impl Manifest {
     #[must_use]
     pub fn results_are_ours(&self) -> bool {
         self.result_backend.as_deref().is_some_and(|url| url.starts_with(OURS))
+    }
+
+    /// Whether its own processes reach the worker's store, of celeriac's own, through a server.
+    #[must_use]
+    pub fn reaches_a_server(&self) -> bool {
+        let server = |url: &str| url.starts_with("celeriac+http://") || url.starts_with("celeriac+https://");
+        self.own_broker.as_deref().is_some_and(server)
     }
 
     /// A setting that is yes or no.

@@ -19,6 +19,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "celeriac/transport.py",
     "celeriac/_worker/__init__.py",
     "celeriac/_worker/application.py",
+    "celeriac/_worker/beat.py",
     "celeriac/_worker/child.py",
     "celeriac/_worker/crowd.py",
     "celeriac/_worker/errback.py",
@@ -35,6 +36,10 @@ const SOURCES: &[(&str, &str)] = sources![
 /// What Python is told to run: with the package it finds, or else the copy in the folder it is given.
 pub(crate) const BOOT: &str =
     "import sys; sys.path.append(sys.argv.pop(1)); from celeriac._worker.zygote import main; main()";
+
+/// The same for beat.
+pub(crate) const BOOT_BEAT: &str =
+    "import sys; sys.path.append(sys.argv.pop(1)); from celeriac._worker.beat import main; main()";
 
 /// Writes the copy to a private folder, which goes when the value is dropped.
 pub(crate) fn unpack() -> io::Result<TempDir> {

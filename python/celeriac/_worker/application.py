@@ -42,6 +42,7 @@ class Worker:
         self.logfile = options.get("logfile")
         self.pidfile = options.get("pidfile")
         self.options = options
+        self.own_broker: str | None = None
         self.pid = os.getpid()
         # A consumer has these; `worker_ready` names one.
         self.controller = self
@@ -62,9 +63,10 @@ def load(options: dict[str, Any]) -> Worker:
 
     hostname = options["hostname"]
     app = find_app(options["app"])
-    store.lead_home(app)
+    own_broker = store.lead_home(app)
     app.loader.init_worker()
     worker = Worker(app, hostname, options)
+    worker.own_broker = own_broker
     trace.setup_worker_optimizations(app, hostname)
     signals.celeryd_init.send(sender=hostname, instance=worker, conf=app.conf, options=options)
     if options.get("queues"):
@@ -123,6 +125,7 @@ def manifest(worker: Worker) -> dict[str, Any]:
         "broker_url": _broker_url(app),
         "names_broker": _names_broker(conf),
         "names_backend": bool(conf.result_backend),
+        "own_broker": worker.own_broker,
         "result_backend": _result_backend(app),
         "result_backend_shown": _shown_backend(app),
         "broker_transport_options": _plain(dict(conf.broker_transport_options or {})),

@@ -25,8 +25,9 @@ _OURS = ("celeriac+", "sqlite:", "memory:")
 _NOW, _LATE = b"\0", b"\1"
 
 
-def lead_home(app: Any) -> None:
-    """Has the application publish and store through its supervisor, where its addresses lead to a store of celeriac's."""
+def lead_home(app: Any) -> str | None:
+    """Has the application publish and store through its supervisor, where its addresses lead to a store of celeriac's; then
+    returns the one that the application itself has."""
     from celery.app import backends
 
     from .. import _kombu  # noqa: F401  (registers the transport)
@@ -36,13 +37,14 @@ def lead_home(app: Any) -> None:
     given, kept = conf.broker_url, conf.result_backend
     own = next((value for name in ("broker_url", "broker_write_url") if isinstance(value := conf.first(name), str)), given)
     if not _is_ours(given):
-        return
+        return None
     os.environ["CELERY_BROKER_URL"] = ADDRESS
     os.environ.pop("CELERY_BROKER_READ_URL", None)
     os.environ.pop("CELERY_BROKER_WRITE_URL", None)
     # A backend of the application's own stays: results that it keeps elsewhere are its affair.
     if kept is None or _is_ours(kept) or kept == own:
         os.environ["CELERY_RESULT_BACKEND"] = ADDRESS
+    return own
 
 
 def _is_ours(url: Any) -> bool:

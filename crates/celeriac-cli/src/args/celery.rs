@@ -43,8 +43,6 @@ impl Met {
 /// Options of `celery worker` that are refused by name rather than ignored.
 #[derive(Debug, Args)]
 pub struct Refused {
-    #[arg(short = 'B', long, hide = true)]
-    beat: bool,
     #[arg(short = 'D', long, hide = true)]
     detach: bool,
     #[arg(long, hide = true, alias = "discard")]
@@ -57,10 +55,6 @@ pub struct Refused {
     umask: Option<String>,
     #[arg(long, hide = true)]
     executable: Option<String>,
-    #[arg(short = 's', long, hide = true, alias = "schedule")]
-    schedule_filename: Option<String>,
-    #[arg(long, hide = true)]
-    scheduler: Option<String>,
 }
 
 impl Refused {
@@ -68,11 +62,7 @@ impl Refused {
     #[must_use]
     pub fn given(&self) -> Option<(&'static str, &'static str)> {
         let manager = "let your service manager do it";
-        let beat = "this build has no scheduler; run `celery beat` beside it";
         [
-            (self.beat, "--beat", beat),
-            (self.schedule_filename.is_some(), "--schedule-filename", beat),
-            (self.scheduler.is_some(), "--scheduler", beat),
             (self.detach, "--detach", "let your service manager run it in the background"),
             (self.purge, "--purge", "use `celeriac purge QUEUE` first"),
             (self.uid.is_some(), "--uid", manager),

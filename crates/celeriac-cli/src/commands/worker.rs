@@ -26,6 +26,10 @@ pub(crate) async fn run(
         tracing::info!(option, instead, "this option has nothing to do");
     }
     check(&args.options, python.is_some(), &session.app)?;
+    if python.is_none() && args.beat {
+        return Err(Problem::usage("--beat is not supported: it is about Python applications")
+            .hint("name a Python application by -A"));
+    }
     let WorkerOptions {
         queues,
         concurrency,
@@ -41,6 +45,9 @@ pub(crate) async fn run(
         autoscale,
         ..
     } = args.options;
+    if let Some(python) = &python {
+        python.check_beat(&settings.broker)?;
+    }
     let mut config = session.app.config().clone();
     config.task_time_limit = time_limit.map(Duration::from_secs_f64).or(config.task_time_limit);
     config.task_soft_time_limit =
@@ -110,6 +117,7 @@ pub(crate) async fn run(
     if let Some(zygote) = &zygote {
         zygote.signal("worker_ready").await;
     }
+    let mut beat = python.as_ref().map_or(Ok(None), Python::start_beat)?;
     let over = async {
         tokio::select! {
             () = warm.cancelled() => {}
@@ -118,6 +126,10 @@ pub(crate) async fn run(
                 tracing::error!("without Python nothing can run here");
                 cold.cancel();
             }
+        }
+        // What is due from now on is for another worker's beat.
+        if let Some(beat) = &mut beat {
+            beat.end();
         }
     };
     let ran = {
@@ -128,6 +140,9 @@ pub(crate) async fn run(
     };
     if let Some(zygote) = &zygote {
         zygote.signal("worker_shutdown").await;
+    }
+    if let Some(beat) = beat {
+        beat.close().await;
     }
     if let Some(pool) = &pool {
         pool.close().await;

@@ -17,7 +17,7 @@ fn mistakes_on_the_command_line() {
     refused(&place, &["-b", "nope://x", "queues"], 2, &["unknown scheme", "nope", "sqlite://PATH"]);
     refused(&place, &["-A", "no_such_app", "worker", "-P", "gevent"], 2, &["--pool gevent", "prefork"]);
     refused(&place, &["worker", "-P", "prefork"], 2, &["--pool", "-A"]);
-    refused(&place, &["worker", "-B"], 2, &["--beat", "not supported"]);
+    refused(&place, &["worker", "-B"], 2, &["--beat", "-A"]);
     refused(&place, &["call", "t", "-a", "{"], 2, &["--args", "array"]);
     refused(&place, &["call", "t", "-k", "[]"], 2, &["--kwargs", "object"]);
     refused(&place, &["call", "t", "--eta", "tomorrow"], 2, &["--eta tomorrow"]);
