@@ -215,7 +215,7 @@ impl RedisStore {
         for ids in ids.chunks(MOVED_MAX) {
             let mut order = Pack::array(5);
             order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds(now));
-            order.text(&stop(request)).texts(ids.iter().map(TaskId::as_str));
+            order.text(stop(request)).texts(ids.iter().map(TaskId::as_str));
             let answers = into_items(self.order(&script::REVOKE, now, order).await?);
             if answers.len() != ids.len() {
                 return Err(self.link.unexpected("revoke"));
