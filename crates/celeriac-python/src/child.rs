@@ -148,7 +148,7 @@ impl Child {
         }
         // A large message is not kept for the sake of the next.
         self.out.shrink_to(1 << 16);
-        let (mut asked, mut told) = (false, false);
+        let (mut asked, mut told, mut answered) = (false, false, false);
         let mut reports = Reports::new(cx, number);
         let exceeds = memory::exceeds(self.pid, memory_most);
         tokio::pin!(exceeds);
@@ -156,6 +156,7 @@ impl Child {
             tokio::select! {
                 biased;
                 answer = reports.done(), if reports.is_busy() => {
+                    answered |= answer.is_some();
                     if let Some(answer) = answer
                         && self.channel.send(&answer).await.is_err()
                     {
@@ -172,8 +173,10 @@ impl Child {
                             hear(&found, &mut aside);
                         }
                     }
-                    // The system says so when what was sent was not read: then it was gone before.
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    // The system says so when what was sent was not read: where that is the task alone, it was gone before.
+                    Err(error)
+                        if error.kind() == std::io::ErrorKind::ConnectionReset && !(asked || told || answered) =>
+                    {
                         self.kill();
                         return Ran::NotBegun;
                     }
