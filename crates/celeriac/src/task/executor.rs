@@ -142,6 +142,11 @@ pub enum Ran {
     },
     /// Its process was gone before it could begin; it may run in another at once.
     NotBegun,
+    /// Its process was killed for the sake of another task: it is delivered again where it may be, and not blamed.
+    HandedBack {
+        /// How that came about.
+        why: String,
+    },
     /// Its process is gone, and with it what it did.
     Lost {
         /// How that came about.

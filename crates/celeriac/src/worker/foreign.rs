@@ -257,8 +257,8 @@ impl End<'_> {
         let (told, by) = (signal.reason(), signal.by());
         let reason = match within {
             // What was told to stop may end as if it had been lost, and is gone as it was told to.
-            Within::Over(Ran::Lost { why }) => match told {
-                None | Some(CancelReason::SoftTimeLimit) => return self.lost(why, took).await,
+            Within::Over(ran @ (Ran::Lost { .. } | Ran::HandedBack { .. })) => match told {
+                None | Some(CancelReason::SoftTimeLimit) => return self.over(ran, took).await,
                 Some(reason) => reason,
             },
             Within::Over(ran) => return self.over(ran, took).await,
@@ -329,7 +329,11 @@ impl End<'_> {
                 self.conclude(Verdict::Rejected(reason), took).await;
             }
             Ran::Rejected { requeue: false, reason } => self.conclude(Verdict::Rejected(reason), took).await,
-            Ran::Lost { why } => self.lost(why, took).await,
+            Ran::HandedBack { .. } if self.acks_late => {
+                let then = Then::Requeue { due: None, counted: false };
+                self.write(None, then, Count::HandedBack, took, None).await;
+            }
+            Ran::HandedBack { why } | Ran::Lost { why } => self.lost(why, took).await,
             Ran::NotBegun => unreachable!("it runs in another process"),
         }
     }
