@@ -1,8 +1,8 @@
 """The pools that run many tasks in one process: `asyncio` and `threads`."""
 
+import json
 import os
 import sys
-import time
 
 import pytest
 from celery import chain, chord, group
@@ -12,6 +12,8 @@ from conftest import CELERIAC, PATIENCE, open_place, until
 
 pytestmark = pytest.mark.celeriac
 NODE = "crowd@interop"
+# Leases that are shorter than a test blocks a loop for, and stops that a test can wait for.
+SETTINGS = "visibility_timeout = 2\nworker_restore_interval = 0.5\nworker_revoke_grace = 0.5\n"
 
 
 class Crowd:
@@ -24,7 +26,7 @@ class Crowd:
         self.app.set_current()
 
     def start(self, pool, concurrency):
-        (self.place.folder / "celeriac.toml").write_text("worker_revoke_grace = 0.5\n")
+        (self.place.folder / "celeriac.toml").write_text(SETTINGS)
         worker = self.place.start(NODE, [CELERIAC, "-A", "pycrowd", "--python", sys.executable, "worker", "-P", pool,
                                          "-c", concurrency, "-n", NODE, "-l", "info"])
         until(lambda: self.app.control.ping(destination=[NODE], timeout=1), "no answer to a ping")
@@ -53,9 +55,22 @@ def threads(server, tmp_path_factory, request):
     yield from opened(server, tmp_path_factory, request, "threads", 8)
 
 
+@pytest.fixture(scope="module")
+def prefork(server, tmp_path_factory, request):
+    yield from opened(server, tmp_path_factory, request, "prefork", 2)
+
+
 @pytest.fixture(params=["loop", "threads"])
 def either(request):
-    crowd = request.getfixturevalue(request.param)
+    return used(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=["loop", "threads", "prefork"])
+def each(request):
+    return used(request.getfixturevalue(request.param))
+
+
+def used(crowd):
     os.environ["INTEROP_NOTES"] = str(crowd.place.notes_file)
     crowd.app.set_current()
     return crowd
@@ -63,24 +78,36 @@ def either(request):
 
 @pytest.fixture
 def app(loop):
-    os.environ["INTEROP_NOTES"] = str(loop.place.notes_file)
-    loop.app.set_current()
-    return loop
+    return used(loop)
 
 
 def get(result):
     return result.get(timeout=PATIENCE)
 
 
+def processes(crowd):
+    return crowd.app.control.inspect(destination=[NODE], timeout=10).stats()[NODE]["pool"]["processes"]
+
+
+def task(crowd, name):
+    """The task of that name, and where there is one, the kind of it that is for this pool."""
+    is_loop = "-P asyncio" in " ".join(map(str, crowd.worker.process.args))
+    return getattr(crowd.tasks, f"{name}_async" if is_loop else name)
+
+
+def log_of(crowd, result):
+    """The records of a task's log when it has ended, as event and data."""
+    told = crowd.place.celeriac("--json", "events", "--follow", result.id)
+    assert told.returncode == 0, told
+    records = [json.loads(line) for line in told.stdout.splitlines()]
+    return [(record["event"], record["data"]) for record in records]
+
+
 def test_many_at_once(app):
-    began = time.monotonic()
-    results = group(app.tasks.nap.s(1) for _ in range(500))()
-    assert results.get(timeout=PATIENCE) == [1] * 500
-    took = time.monotonic() - began
-    print(f"500 tasks of 1 s took {took:.2f} s")
-    # One after the other they would take 500 seconds.
-    assert took < 60
-    assert len(app.app.control.inspect(destination=[NODE], timeout=10).stats()[NODE]["pool"]["processes"]) == 1
+    """Each waits until all are there."""
+    results = group(app.tasks.meet.s("many", 500) for _ in range(500))()
+    assert get(results) == [500] * 500
+    assert len(processes(app)) == 1
 
 
 def test_each_coroutine_has_its_own_request(app):
@@ -151,9 +178,114 @@ def test_revoked_threads_stop(either):
     assert get(either.tasks.plain.delay(1, 1)) == 2
 
 
-def test_a_loop_that_is_blocked_is_told_of(app):
+def test_a_loop_that_is_blocked_is_told_of_and_costs_no_lease(app, tmp_path):
+    """Leases are much shorter than that."""
+    mark = tmp_path / "mark"
+    other = app.tasks.holds.delay("beside", str(mark))
+    app.place.noted("begin beside")
     assert get(app.tasks.block.delay(3)) == "blocked"
+    mark.touch()
+    get(other)
     until(lambda: "blocked by pycrowd.block" in app.worker.text(), "there is no warning")
+    assert app.place.notes().count("begin beside") == 1 and "lease lost" not in app.worker.text()
+
+
+def terminate(crowd, result):
+    """Revokes what runs; returns when its caller has the answer."""
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        get(result)
+
+
+def test_a_revoked_task_that_swallows_exceptions_streams_no_more(each, request):
+    word = f"stream {request.node.callspec.id}"
+    result = task(each, "streams").delay(word)
+    each.place.noted(f"begin {word}")
+    terminate(each, result)
+    log = log_of(each, result)
+    text = "".join(data["text"] for event, data in log if event == "token")
+    # The last piece may be cut off with its process.
+    numbers = [int(number) for number in text.split(" ")[:-1]]
+    assert len(numbers) > 5 and numbers == list(range(len(numbers)))
+    # And it is not run again.
+    assert "gone before the task began" not in each.worker.text()
+
+
+def test_a_revoked_task_is_told_at_once(either, request):
+    word = f"asks {request.node.callspec.id}"
+    result = task(either, "asks").delay(word)
+    either.place.noted(f"begin {word}")
+    terminate(either, result)
+    either.place.noted(f"seen {word}")
+    either.place.noted(f"stopped {word} True")
+
+
+def test_a_coroutine_that_swallows_its_cancellation_is_cancelled_again(app):
+    before = processes(app)
+    result = app.tasks.stubborn.delay("stubborn", 1)
+    app.place.noted("begin stubborn")
+    terminate(app, result)
+    app.place.noted("stopped stubborn")
+    assert before == processes(app)
+
+
+def test_a_coroutine_that_blocks_the_loop_is_interrupted(app):
+    before = processes(app)
+    result = app.tasks.block_for_ever.delay("for ever")
+    app.place.noted("begin for ever")
+    terminate(app, result)
+    app.place.noted("stopped for ever")
+    assert get(app.tasks.nap.delay(0)) == 0 and before == processes(app)
+    assert get(app.tasks.soft_block.apply_async(soft_time_limit=1)) == "cleaned up"
+
+
+def test_a_thread_that_waits_at_a_socket_is_stopped(threads):
+    result = threads.tasks.reads.delay("reader")
+    threads.place.noted("begin reader")
+    terminate(threads, result)
+    threads.place.noted("stopped reader")
+    assert "went on reader" not in threads.place.notes()
+
+
+def test_a_task_that_will_not_stop_costs_its_process_and_no_other_task(either, tmp_path, request):
+    mark, word = tmp_path / "mark", f"other {request.node.callspec.id}"
+    [before] = processes(either)
+    holds = either.tasks.holds if task(either, "asks").name.endswith("_async") else either.tasks.holds_thread
+    other = holds.delay(word, str(mark))
+    either.place.noted(f"begin {word}")
+    result = either.tasks.sleeps.delay(f"sleeps {word}")
+    either.place.noted(f"begin sleeps {word}")
+    terminate(either, result)
+    until(lambda: get(either.tasks.pid.delay()) != before, "new tasks go on to the process that is given up")
+    mark.touch()
+    assert get(other) == before
+    until(lambda: before not in processes(either), "the process that is given up does not end")
+    assert either.place.notes().count(f"begin {word}") == 1
+
+
+def test_a_process_in_which_nothing_moves_is_killed_and_others_run_again(either, tmp_path, request):
+    mark, word = tmp_path / "mark", f"again {request.node.callspec.id}"
+    [before] = processes(either)
+    holds = either.tasks.holds if task(either, "asks").name.endswith("_async") else either.tasks.holds_thread
+    late = holds.delay(word, str(mark))
+    either.place.noted(f"begin {word}")
+    early = either.tasks.spin.delay(f"early {word}")
+    either.place.noted(f"begin early {word}")
+    result = either.tasks.hogs.delay(f"hogs {word}")
+    either.place.noted(f"begin hogs {word}")
+    terminate(either, result)
+    with pytest.raises(WorkerLostError, match="held up"):
+        get(early)
+    mark.touch()
+    assert get(late) != before
+    assert either.place.notes().count(f"begin {word}") == 2
+
+
+def test_an_exit_ends_its_task_alone(either):
+    before = processes(either)
+    with pytest.raises(WorkerLostError, match="SystemExit"):
+        get(task(either, "exits").delay())
+    assert before == processes(either)
 
 
 def test_a_lost_process_costs_what_it_ran(either):

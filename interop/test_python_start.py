@@ -50,8 +50,8 @@ def command(place, *arguments, app="found", env=None):
                           timeout=PATIENCE)
 
 
-def worker(place, *options, app="found"):
-    child = place.start(NODE, [CELERIAC, "-A", app, "--python", sys.executable, "worker", "-n", NODE, "-c", 1,
+def worker(place, *options, app="found", more=()):
+    child = place.start(NODE, [CELERIAC, "-A", app, "--python", sys.executable, *more, "worker", "-n", NODE, "-c", 1,
                                "-l", "info", *options])
     until(lambda: "worker ready" in child.text() or not child.lives(), "the worker is not ready")
     return child
@@ -120,11 +120,12 @@ def test_a_pool_of_the_application_s_that_there_is_not_is_refused(place):
 
 
 @pytest.mark.parametrize("pool", ["threads", "asyncio"])
-def test_pools_that_cannot_use_a_store_of_ours_are_refused(place, tmp_path, pool):
+def test_each_pool_works_on_a_store_of_ours(place, tmp_path, pool):
     write(place, "found.py")
-    refused = command(place, "-b", f"sqlite://{tmp_path}/tasks.db", "worker", "-P", pool)
-    assert refused.returncode == 2, refused
-    assert f"the pool {pool} is not supported on a store of celeriac's own" in refused.stderr
+    store = ["-b", f"sqlite://{tmp_path}/tasks.db"]
+    worker(place, "-P", pool, more=store)
+    called = command(place, *store, "call", "found.add", "--args", "[2, 3]", "--wait")
+    assert called.stdout.strip() == "5", called
 
 
 def test_another_layout_of_keys_is_refused(place):

@@ -6,7 +6,6 @@ harm, so that a task that uses them also runs under ``celery worker``, in a unit
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import inspect
 import json
@@ -53,6 +52,12 @@ class Run(Protocol):
 
     def store_step(self, key: str, value: str) -> None:
         """Keeps a step's value; returns when it is kept."""
+
+    async def find_step_async(self, name: str) -> tuple[str, str | None]:
+        """As :meth:`find_step`, and the loop goes on meanwhile."""
+
+    async def store_step_async(self, key: str, value: str) -> None:
+        """As :meth:`store_step`, and the loop goes on meanwhile."""
 
     def cancelled(self) -> bool:
         """Whether the task is told to stop."""
@@ -157,7 +162,8 @@ def step(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     first run as in every other. What JSON cannot hold is an error (:class:`StepError`): return plain data, such as
     ``model.model_dump(mode="json")``. A name used again in one run counts as ``name#2``, ``name#3`` …, so give each step
     its own name where their order varies. A step cut in half is run again: pass an idempotency key to what must not be paid
-    twice. With an ``async def`` function, await what this returns.
+    twice. With an ``async def`` function, await what this returns. In a task that is ``async def`` itself a step waits for
+    the store, so there another function's is taken in a thread: ``await asyncio.to_thread(celeriac.step, …)``.
 
     Elsewhere: calls the function.
     """
@@ -176,15 +182,16 @@ def step(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 async def _async_step(run: Run, name: str, fn: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
     run.check()
-    key, kept = await asyncio.to_thread(run.find_step, name)
+    key, kept = await run.find_step_async(name)
     if kept is None:
         kept = _kept(key, await fn(*args, **kwargs))
-        await asyncio.to_thread(run.store_step, key, kept)
+        await run.store_step_async(key, kept)
     return json.loads(kept)
 
 
 def cancelled() -> bool:
-    """Whether the task is told to stop: its soft time limit has passed, it was revoked, the worker shuts down.
+    """Whether the task is told to stop: its soft time limit has passed, it was revoked with ``terminate``, the worker shuts
+    down.
 
     Raises nothing; ask between pieces of work. Elsewhere: ``False``.
     """

@@ -107,9 +107,11 @@ class Place:
         self.processes.append(process)
         return process
 
-    def worker(self, *options: Any, app: str = "proj", name: str = "w", **more: str) -> Process:
+    def worker(
+        self, *options: Any, app: str = "proj", name: str = "w", concurrency: int = 2, **more: str
+    ) -> Process:
         command = [binary(), "-A", app, "-b", self.store, "--python", sys.executable, "worker", "-n", f"{name}@test",
-                   "-c", 2, "-l", "info"]  # fmt: skip
+                   "-c", concurrency, "-l", "info"]  # fmt: skip
         return self.ready(self.start(*command, *options, **more), name)
 
     def celery_worker(self, *options: Any, app: str = "proj", name: str = "w") -> Process:
@@ -239,13 +241,15 @@ def installed(folder: pathlib.Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(groups))
 
 
-def opened(folder: pathlib.Path, url: str, monkeypatch: pytest.MonkeyPatch, place: Place | None = None) -> Any:
+def opened(
+    folder: pathlib.Path, url: str, monkeypatch: pytest.MonkeyPatch, place: Place | None = None, module: str = "proj"
+) -> Any:
     monkeypatch.setenv("PLACE_URL", url)
     place = place or Place(folder, url)
     monkeypatch.setenv("PLACE_NOTES", str(place.notes_file))
     # It is made for one address.
-    sys.modules.pop("proj", None)
-    place.proj = importlib.import_module("proj")
+    sys.modules.pop(module, None)
+    place.proj = importlib.import_module(module)
     place.app = place.proj.app
     try:
         yield place

@@ -116,9 +116,6 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         (None, Some(pool)) if worker.is_some() => known_pool("worker_pool", pool)?,
         (asked, _) => asked.map_or(Ok(POOLS[0]), |pool| known_pool("--pool", pool))?,
     };
-    if manifest.results_are_ours() {
-        on_our_store(kind)?;
-    }
     for (task, why) in &manifest.undescribed {
         tracing::debug!(task, why, "not all of a task is described");
     }
@@ -128,15 +125,6 @@ pub(crate) async fn load(global: &Global, command: &Command) -> Result<Option<Py
         _ => None,
     };
     Ok(Some(Python { manifest, zygote, hostname, loglevel, kind, beat }))
-}
-
-/// Whether a pool can leave its results to a store of celeriac's own.
-fn on_our_store(kind: &str) -> Result<(), Problem> {
-    if kind == POOLS[0] {
-        return Ok(());
-    }
-    Err(Problem::usage(format!("the pool {kind} is not supported on a store of celeriac's own"))
-        .hint("its children hand over results one task at a time; use --pool prefork, or Redis"))
 }
 
 /// Beat as the worker is: with the application, the folder and the environment of that.

@@ -1,37 +1,33 @@
 //! The pools `threads` and `asyncio`: one child that runs many tasks at once.
 //!
 //! ```text
-//!  seats ─► TASK, CANCEL ─► child ─► END, CONCLUDED ─► whoever waits for that call
+//!  fork ─► the child that is there ─given up─► ends with the last of its tasks
+//!    ▲               │
+//!    └── gone, or given up: another comes
 //! ```
-//!
-//! A task cannot be killed by itself. Told to stop, or over its hard limit, it is settled as stopped all the same; what it
-//! comes to is thrown away, and its seat stays taken until it does.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use celeriac::Json;
-use celeriac::task::{
-    CancelReason, Concluded, Context, Executor, ForeignCall, ForeignTask, Ran, Seat, Verdict,
-};
+use celeriac::task::{Concluded, Context, Executor, ForeignCall, ForeignTask, Ran, Seat, Verdict};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::child::{self, Child};
-use crate::frame::{self, Frame};
+use crate::frame;
+use crate::link::{Answer, Asked, Conversation, Link};
 use crate::manifest::Manifest;
-use crate::pool::{BIRTH_PAUSE, BIRTH_PAUSE_LONGEST, STOP_PATIENCE};
-use crate::report;
+use crate::pool::{BIRTH_PAUSE, BIRTH_PAUSE_LONGEST};
+use crate::report::{self, Reports};
 use crate::zygote::{ChildOptions, Zygote};
 
-/// Frames that may wait to be sent to the child.
-const BOUND: usize = 1_024;
-
-/// One child with many seats.
+/// One child with many seats, and those that are on their way out.
 pub struct Crowd {
     inner: Arc<Inner>,
 }
@@ -40,36 +36,24 @@ struct Inner {
     zygote: Arc<Zygote>,
     kind: &'static str,
     tasks: BTreeMap<Arc<str>, Arc<ForeignTask>>,
+    stores: bool,
     state: Mutex<State>,
     seats: Arc<Semaphore>,
     /// The way to the child that is there.
-    child: watch::Sender<Option<Link>>,
+    child: watch::Sender<Option<Arc<Link>>>,
     options: ChildOptions,
     closing: CancellationToken,
-    closed: CancellationToken,
-}
-
-/// The way to a child.
-#[derive(Debug, Clone)]
-struct Link {
-    pid: u32,
-    sender: mpsc::Sender<Vec<u8>>,
+    /// What looks after children.
+    keepers: TaskTracker,
 }
 
 #[derive(Debug, Default)]
 struct State {
     size: usize,
+    /// Seats to be taken away when they are given back.
     owed: usize,
-    last: u32,
-    waiting: HashMap<u32, Waiting>,
-}
-
-/// A call that the child has.
-#[derive(Debug)]
-struct Waiting {
-    answer: oneshot::Sender<Result<Bytes, String>>,
-    /// Given back when the child is done with it, whoever still waits for that.
-    _seat: OwnedSemaphorePermit,
+    /// Process ids of all children.
+    pids: Vec<u32>,
 }
 
 impl fmt::Debug for Crowd {
@@ -92,21 +76,23 @@ impl Crowd {
             zygote,
             kind,
             tasks: manifest.foreign_tasks(),
+            stores: !manifest.results_are_ours(),
             state: Mutex::new(State { size, ..State::default() }),
             seats: Arc::new(Semaphore::new(size)),
             child: watch::Sender::new(None),
             options: ChildOptions { leaves_results, pool: kind },
             closing: CancellationToken::new(),
-            closed: CancellationToken::new(),
+            keepers: TaskTracker::new(),
         });
-        Handle::current().spawn(Arc::clone(&inner).keep());
+        inner.keepers.spawn_on(Arc::clone(&inner).keep(), &Handle::current());
         Arc::new(Self { inner })
     }
 
     /// Tells the child to go, which does nothing any more, and lets go of the zygote.
     pub async fn close(&self) {
         self.inner.closing.cancel();
-        self.inner.closed.cancelled().await;
+        self.inner.keepers.close();
+        self.inner.keepers.wait().await;
         self.inner.zygote.close().await;
     }
 }
@@ -117,10 +103,10 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps one child there.
+    /// Keeps one child there that takes tasks.
     async fn keep(self: Arc<Self>) {
         let mut pause = BIRTH_PAUSE;
-        loop {
+        while !self.closing.is_cancelled() {
             let coming = async {
                 let (number, channel, fate) =
                     self.zygote.fork(&self.options).await.map_err(|error| error.to_string())?;
@@ -146,51 +132,23 @@ impl Inner {
                     pause = (pause * 2).min(BIRTH_PAUSE_LONGEST);
                 }
             }
-            if self.closing.is_cancelled() {
-                break;
-            }
         }
-        self.closed.cancel();
     }
 
-    /// Carries frames to and from a child until it is gone or told to go.
-    async fn serve(&self, mut child: Child) {
-        let (sender, mut frames) = mpsc::channel::<Vec<u8>>(BOUND);
-        self.child.send_replace(Some(Link { pid: child.pid, sender }));
-        let why = loop {
-            // Neither half is left half-way by the other: both are safe to drop between frames.
-            let found = tokio::select! {
-                biased;
-                found = child.receive() => found,
-                Some(bytes) = frames.recv() => {
-                    if child.send(&bytes).await.is_err() {
-                        break child.lost().await;
-                    }
-                    continue;
-                }
-                () = self.closing.cancelled() => {
-                    self.child.send_replace(None);
-                    child.stop(STOP_PATIENCE).await;
-                    return;
-                }
-            };
-            match found {
-                Ok(Some(Frame { kind: frame::END | frame::CONCLUDED, call, payload })) => {
-                    if let Some(waiting) = self.lock().waiting.remove(&call) {
-                        // Nobody waits for one that was stopped.
-                        let _ = waiting.answer.send(Ok(payload));
-                    }
-                }
-                Ok(Some(found)) => tracing::debug!(kind = found.kind, "a Python process says something else"),
-                Ok(None) | Err(_) => break child.lost().await,
-            }
-        };
-        tracing::error!(pid = child.pid, %why, "the Python process is gone, with all that it ran");
+    /// Lends seats in a child until it takes no more tasks.
+    async fn serve(self: &Arc<Self>, child: Child) {
+        let (link, frames) = Link::new(child.pid);
+        let conversation = Conversation::new(Arc::clone(&link), child, frames);
+        self.lock().pids.push(link.pid);
+        self.child.send_replace(Some(Arc::clone(&link)));
+        let inner = Arc::clone(self);
+        let pid = link.pid;
+        self.keepers.spawn(async move {
+            conversation.run(|| inner.lock().size, inner.closing.clone()).await;
+            inner.lock().pids.retain(|known| *known != pid);
+        });
+        link.given_up.cancelled().await;
         self.child.send_replace(None);
-        child.kill();
-        for (call, waiting) in self.lock().waiting.drain() {
-            let _ = waiting.answer.send(Err(format!("Worker exited prematurely: {why} Job: {call}.")));
-        }
     }
 
     fn size(&self, size: usize) {
@@ -240,7 +198,11 @@ impl Executor for Crowd {
             () = inner.zygote.gone() => return None,
             link = child.wait_for(Option::is_some) => link.ok()?.clone()?,
         };
-        Some(Box::new(Place { inner: Arc::clone(inner), link, seat: Some(seat) }))
+        Some(Box::new(Place { link, seat }))
+    }
+
+    fn stores(&self) -> bool {
+        self.inner.stores
     }
 
     fn resize(&self, size: usize) {
@@ -249,7 +211,7 @@ impl Executor for Crowd {
 
     fn figures(&self) -> Vec<(&'static str, Json)> {
         let json = |value: serde_json::Value| Json::from_value(&value).unwrap_or_default();
-        let pids: Vec<u32> = self.inner.child.borrow().iter().map(|link| link.pid).collect();
+        let pids = self.inner.lock().pids.clone();
         vec![
             ("implementation", json(format!("celeriac-python:{}", self.inner.kind).into())),
             ("processes", json(pids.into())),
@@ -260,53 +222,20 @@ impl Executor for Crowd {
 
 /// A seat in the child.
 struct Place {
-    inner: Arc<Inner>,
-    link: Link,
-    seat: Option<OwnedSemaphorePermit>,
+    link: Arc<Link>,
+    seat: OwnedSemaphorePermit,
 }
 
-/// Tells the child that nobody waits any more, when dropped before the end.
+/// Leaves a call that has not ended, when dropped.
 struct Leave {
-    inner: Arc<Inner>,
-    link: Link,
+    link: Arc<Link>,
     call: u32,
+    grace: Duration,
 }
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        if self.inner.lock().waiting.contains_key(&self.call) {
-            // One that cannot be told now is told by nobody; it ends by itself.
-            let _ = self.link.sender.try_send(report::cancel(self.call, CancelReason::TimeLimit));
-        }
-    }
-}
-
-impl Place {
-    /// Sends a call; its number, and its answer.
-    async fn send(
-        &mut self,
-        kind: u8,
-        payload: impl FnOnce(&mut Vec<u8>),
-    ) -> (u32, oneshot::Receiver<Result<Bytes, String>>) {
-        let (answer, answered) = oneshot::channel();
-        let seat = self.seat.take().expect("a seat is for one call");
-        let call = {
-            let mut state = self.inner.lock();
-            state.last = state.last.wrapping_add(1);
-            let call = state.last;
-            state.waiting.insert(call, Waiting { answer, _seat: seat });
-            call
-        };
-        let mut out = Vec::new();
-        frame::write(&mut out, kind, call, payload);
-        if self.link.sender.send(out).await.is_err() {
-            // The child has gone since the seat was taken.
-            if let Some(waiting) = self.inner.lock().waiting.remove(&call) {
-                let _ =
-                    waiting.answer.send(Err("Worker exited prematurely: before the task began.".to_owned()));
-            }
-        }
-        (call, answered)
+        self.link.leave(self.call, self.grace);
     }
 }
 
@@ -316,41 +245,56 @@ impl Seat for Place {
         self.link.pid
     }
 
-    async fn run(mut self: Box<Self>, call: ForeignCall, cx: Context) -> Ran {
-        let (number, mut answered) = self.send(frame::TASK, |out| child::write_task(out, &call)).await;
-        let _leave = Leave { inner: Arc::clone(&self.inner), link: self.link.clone(), call: number };
+    async fn run(self: Box<Self>, call: ForeignCall, cx: Context) -> Ran {
+        let Self { link, seat } = *self;
+        let Some(asked) = link.ask(frame::TASK, seat, |out| child::write_task(out, &call)).await else {
+            return Ran::NotBegun;
+        };
+        let Asked { number, mut answer, reports: mut queue } = asked;
+        let grace = cx.app().config().worker_revoke_grace;
+        let _leave = Leave { link: Arc::clone(&link), call: number, grace };
+        let mut reports = Reports::new(&cx, number);
         let (mut asked, mut told) = (false, false);
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answered => return match answer {
-                    Ok(Ok(payload)) => child::end(payload).unwrap_or_else(|why| Ran::Lost { why }),
-                    Ok(Err(why)) => Ran::Lost { why },
+                answer = reports.done(), if reports.is_busy() => {
+                    if let Some(answer) = answer {
+                        link.send(answer).await;
+                    }
+                }
+                Some(found) = queue.next(), if !reports.is_busy() => {
+                    reports.hear(&found, &mut queue);
+                }
+                // After all that it has reported.
+                answer = &mut answer, if !reports.is_busy() => return match answer {
+                    Ok(Answer::End(payload)) => child::end(payload).unwrap_or_else(|why| Ran::Lost { why }),
+                    Ok(Answer::Lost(why)) => Ran::Lost { why },
+                    Ok(Answer::HandedBack(why)) => Ran::HandedBack { why },
                     Err(_) => Ran::Lost { why: "Worker exited prematurely.".to_owned() },
                 },
                 cancelled = cx.cancelled(), if !asked => {
                     asked = true;
-                    if cancelled.0 == CancelReason::SoftTimeLimit {
-                        let _ = self.link.sender.send(report::cancel(number, cancelled.0)).await;
-                    }
+                    link.send(report::cancel(number, cancelled.0)).await;
                 }
                 reason = cx.stopped(), if !told => {
                     told = true;
-                    if reason == CancelReason::Revoked {
-                        let _ = self.link.sender.send(report::cancel(number, reason)).await;
-                    }
+                    link.send(report::cancel(number, reason)).await;
                 }
             }
         }
     }
 
-    async fn conclude(mut self: Box<Self>, call: ForeignCall, verdict: Verdict) -> Result<Concluded, String> {
+    async fn conclude(self: Box<Self>, call: ForeignCall, verdict: Verdict) -> Result<Concluded, String> {
+        let Self { link, seat } = *self;
+        let gone = || "the Python process is gone".to_owned();
         let verdict = child::verdict(&verdict)?;
-        let (_, answered) =
-            self.send(frame::CONCLUDE, |out| child::write_conclusion(out, &verdict, &call)).await;
-        match answered.await {
-            Ok(answer) => child::concluded(&answer?),
-            Err(_) => Err("the Python process is gone".to_owned()),
+        let asked =
+            link.ask(frame::CONCLUDE, seat, |out| child::write_conclusion(out, &verdict, &call)).await;
+        match asked.ok_or_else(gone)?.answer.await {
+            Ok(Answer::End(payload)) => child::concluded(&payload),
+            Ok(Answer::Lost(why) | Answer::HandedBack(why)) => Err(why),
+            Err(_) => Err(gone()),
         }
     }
 }

@@ -24,6 +24,7 @@ pub(crate) const CONCLUDE: u8 = 21;
 pub(crate) const CANCEL: u8 = 22;
 pub(crate) const STOP: u8 = 23;
 pub(crate) const ANSWER: u8 = 24;
+pub(crate) const PING: u8 = 25;
 pub(crate) const HELLO: u8 = 30;
 pub(crate) const END: u8 = 31;
 pub(crate) const CONCLUDED: u8 = 32;
@@ -35,6 +36,7 @@ pub(crate) const TOKEN: u8 = 43;
 pub(crate) const FLUSH: u8 = 44;
 pub(crate) const STORE: u8 = 45;
 pub(crate) const FETCH: u8 = 46;
+pub(crate) const PONG: u8 = 47;
 
 /// A frame from Python holds so many bytes at most.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 20;

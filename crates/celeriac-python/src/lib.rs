@@ -25,6 +25,7 @@ mod crowd;
 mod error;
 mod find;
 mod frame;
+mod link;
 mod manifest;
 mod memory;
 mod pool;

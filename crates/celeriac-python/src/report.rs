@@ -24,6 +24,18 @@ const STORED: u8 = 2;
 const STOPPED: u8 = 3;
 const FAILED: u8 = 4;
 
+/// Where frames come from.
+pub(crate) trait Source {
+    /// The next frame, if it has come already and `wanted` wants it.
+    fn received(&mut self, wanted: impl FnOnce(u8) -> bool) -> Option<Frame>;
+}
+
+impl Source for Channel {
+    fn received(&mut self, wanted: impl FnOnce(u8) -> bool) -> Option<Frame> {
+        self.received(wanted)
+    }
+}
+
 /// What is being done, and what is to be answered.
 type Work = Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>;
 
@@ -65,7 +77,7 @@ impl Reports {
 
     /// Begins to do what a frame says, and with it what the same kind of frames behind it say; `false` when the frame is
     /// not a report.
-    pub(crate) fn hear(&mut self, found: &Frame, channel: &mut Channel) -> bool {
+    pub(crate) fn hear(&mut self, found: &Frame, source: &mut impl Source) -> bool {
         if !is_report(found.kind) {
             return false;
         }
@@ -80,7 +92,7 @@ impl Reports {
             frame::RECORD => {
                 let mut records = Vec::from_iter(record(payload));
                 while records.len() < BATCH_MAX
-                    && let Some(next) = channel.received(|kind| kind == frame::RECORD)
+                    && let Some(next) = source.received(|kind| kind == frame::RECORD)
                 {
                     records.extend(
                         Some(next).filter(|next| next.call == call).and_then(|next| record(next.payload)),
@@ -122,7 +134,8 @@ fn reason_name(reason: CancelReason) -> &'static str {
     }
 }
 
-fn is_report(kind: u8) -> bool {
+/// Whether a frame is of one of the kinds that a running task sends.
+pub(crate) fn is_report(kind: u8) -> bool {
     matches!(
         kind,
         frame::RECORD

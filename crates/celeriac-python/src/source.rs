@@ -23,6 +23,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "celeriac/_worker/child.py",
     "celeriac/_worker/crowd.py",
     "celeriac/_worker/errback.py",
+    "celeriac/_worker/interrupt.py",
     "celeriac/_worker/report.py",
     "celeriac/_worker/schema.py",
     "celeriac/_worker/signature.py",
@@ -30,6 +31,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "celeriac/_worker/system.py",
     "celeriac/_worker/verdicts.py",
     "celeriac/_worker/wire.py",
+    "celeriac/_worker/writer.py",
     "celeriac/_worker/zygote.py",
 ];
 

@@ -6,6 +6,7 @@ meanwhile, and every report looks whether something has come.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import queue
@@ -24,8 +25,8 @@ TOKEN_SECONDS = 0.02
 TOKEN_CHARACTERS_MAX = 1024
 
 NEW, FOUND, STORED, STOPPED, FAILED = range(5)
-_QUESTION = struct.Struct("<I")
-_ANSWER = struct.Struct("<IB")
+QUESTION = struct.Struct("<I")
+ANSWER = struct.Struct("<IB")
 _NAME = struct.Struct("<H")
 _NAME_BYTES_MAX = (1 << 16) - 1
 
@@ -98,7 +99,7 @@ class Reporter:
         with self.shield, self._reading:
             self._questions += 1
             number = self._questions
-            self.send(kind, call.number, _QUESTION.pack(number) + payload, first=call)
+            self.send(kind, call.number, QUESTION.pack(number) + payload, first=call)
             while True:
                 received = self.channel.receive()
                 if received is None:
@@ -138,8 +139,8 @@ class Reporter:
     def _hear(received: tuple[int, int, bytes], call: Call) -> tuple[int, int, bytes] | None:
         kind, number, payload = received
         if kind == wire.ANSWER and number == call.number:
-            question, status = _ANSWER.unpack_from(payload)
-            return question, status, payload[_ANSWER.size:]
+            question, status = ANSWER.unpack_from(payload)
+            return question, status, payload[ANSWER.size:]
         if kind == wire.CANCEL and number == call.number:
             call.stop(json.loads(payload))
         return None
@@ -201,21 +202,32 @@ class Call:
         self.reporter.channel.send(wire.TOKEN, self.number, text)
 
     def find_step(self, name: str) -> tuple[str, str | None]:
-        status, data = self._ask(wire.STEP, _short(name), name)
-        if status == FOUND:
-            (length,) = _NAME.unpack_from(data)
-            at = _NAME.size + length
-            return data[_NAME.size:at].decode(), data[at:].decode()
-        return data.decode(), None
+        return _found(*self._ask(wire.STEP, _short(name), name))
+
+    async def find_step_async(self, name: str) -> tuple[str, str | None]:
+        return _found(*await self._ask_async(wire.STEP, _short(name), name))
 
     def store_step(self, key: str, value: str) -> None:
-        name = key.encode()
-        self._ask(wire.STEP_DONE, _NAME.pack(len(name)) + name + value.encode(), key)
+        self._ask(wire.STEP_DONE, _named(key) + value.encode(), key)
+
+    async def store_step_async(self, key: str, value: str) -> None:
+        await self._ask_async(wire.STEP_DONE, _named(key) + value.encode(), key)
 
     def _ask(self, kind: int, payload: bytes, step: str) -> tuple[int, bytes]:
         if self.over:
             raise StepError(f"step {step!r} is taken after its task has ended")
-        status, data = self.reporter.ask(kind, self, payload)
+        return self._heard(*self.reporter.ask(kind, self, payload))
+
+    async def _ask_async(self, kind: int, payload: bytes, step: str) -> tuple[int, bytes]:
+        if self.over:
+            raise StepError(f"step {step!r} is taken after its task has ended")
+        return self._heard(*await self.ask_async(kind, payload))
+
+    async def ask_async(self, kind: int, payload: bytes) -> tuple[int, bytes]:
+        """Sends a question, and waits for its answer without keeping the loop."""
+        return await asyncio.to_thread(self.reporter.ask, kind, self, payload)
+
+    def _heard(self, status: int, data: bytes) -> tuple[int, bytes]:
         if status == STOPPED:
             raise TaskStopped(self.reason or data.decode() or "shutdown")
         if status == FAILED:
@@ -241,6 +253,20 @@ class Call:
         """The task is over: nothing is reported any more."""
         self.reporter.flush(self)
         self.over = True
+
+
+def _found(status: int, data: bytes) -> tuple[str, str | None]:
+    """The key of a step, and its value if it has one."""
+    if status == FOUND:
+        (length,) = _NAME.unpack_from(data)
+        at = _NAME.size + length
+        return data[_NAME.size:at].decode(), data[at:].decode()
+    return data.decode(), None
+
+
+def _named(key: str) -> bytes:
+    name = key.encode()
+    return _NAME.pack(len(name)) + name
 
 
 def _short(name: Any) -> bytes:

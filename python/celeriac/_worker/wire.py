@@ -21,6 +21,7 @@ CONCLUDE                 21  to child   ``length: u32``, the verdict, and the pa
 CANCEL                   22  to child   why the call is to stop: ``soft_time_limit``, ``revoked``, ``time_limit`` …
 STOP                     23  to child   none: exit, now that nothing runs
 ANSWER                   24  to child   ``question: u32, status: u8``, then by status, see below
+PING                     25  to child   none: does it still run anything? A process of many answers with PONG
 HELLO                    30  to super.  the child is ready: its process id
 END                      31  to super.  ``outcome: u8, runtime: f64``; then by outcome, see ``child``
 CONCLUDED                32  to super.  what stands stored
@@ -33,6 +34,7 @@ FLUSH                    44  to super.  ``question: u32``: what was reported so 
 STORE                    45  to super.  ``question: u32, late: u8``, and JSON as ``POST /api/v1/messages`` has it, with
                                         ``results`` and ``parts``: to be written now, or with the end of the task
 FETCH                    46  to super.  ``question: u32``, and the ids of tasks whose metas are wanted
+PONG                     47  to super.  none: it does
 ====================  =====  =========  ==================================================================================
 
 The statuses of an answer: NEW, the step is to be taken, and its key; FOUND, ``key length: u16, key`` and the value it has;
@@ -49,9 +51,9 @@ VERSION = 3
 
 START, FORK, IMPORT, SIGNAL = 1, 2, 3, 4
 READY, FORKED, EXITED, FAILED, WARNING = 10, 11, 12, 13, 14
-TASK, CONCLUDE, CANCEL, STOP, ANSWER = 20, 21, 22, 23, 24
+TASK, CONCLUDE, CANCEL, STOP, ANSWER, PING = 20, 21, 22, 23, 24, 25
 HELLO, END, CONCLUDED, MODULES = 30, 31, 32, 33
-RECORD, STEP, STEP_DONE, TOKEN, FLUSH, STORE, FETCH = 40, 41, 42, 43, 44, 45, 46
+RECORD, STEP, STEP_DONE, TOKEN, FLUSH, STORE, FETCH, PONG = 40, 41, 42, 43, 44, 45, 46, 47
 
 HEADER = struct.Struct("<IBI")
 #: A frame holds so many bytes at most; the supervisor bounds what it sends by its own settings.
