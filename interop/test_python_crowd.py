@@ -220,13 +220,18 @@ def test_a_revoked_task_is_told_at_once(either, request):
     either.place.noted(f"stopped {word} True")
 
 
-def test_a_coroutine_that_swallows_its_cancellation_is_cancelled_again(app):
-    before = processes(app)
-    result = app.tasks.stubborn.delay("stubborn", 1)
+def test_a_coroutine_that_swallows_its_cancellation_is_cancelled_again(app, tmp_path):
+    """For its revocation, at the end of its grace, and after that."""
+    mark = tmp_path / "mark"
+    # As long as this runs, so does the process.
+    other = app.tasks.holds.delay("beside stubborn", str(mark))
+    result = app.tasks.stubborn.delay("stubborn", 2)
+    app.place.noted("begin beside stubborn")
     app.place.noted("begin stubborn")
     terminate(app, result)
     app.place.noted("stopped stubborn")
-    assert before == processes(app)
+    mark.touch()
+    get(other)
 
 
 def test_a_coroutine_that_blocks_the_loop_is_interrupted(app):

@@ -35,11 +35,11 @@ logger = logging.getLogger("celeriac.worker")
 _BLOCKED_SECONDS = 1.0
 #: A task that was told to stop and keeps the loop is interrupted after this.
 _GLANCE_SECONDS = 0.25
-#: A task that goes on when nobody waits for it is stopped so often, with so much time between.
-_STOPS = 5
-_STOP_SECONDS = 0.8
+#: A task that goes on when nobody waits for it is stopped again after each of these; the grace that it has by then is five
+#: seconds, if nobody has set another.
+_STOP_PAUSES = (0.2, 0.4, 0.8, 1.6)
 #: Exceptions that may be raised in a thread for one task: for its limit, its revocation, and these.
-_RAISES_MAX = _STOPS + 4
+_RAISES_MAX = len(_STOP_PAUSES) + 4
 #: Told so, a task is stopped by an exception; to give way, it may finish what it does.
 _STOPPING = frozenset((report.SOFT_TIME_LIMIT, "revoked", "time_limit", "lease_lost"))
 #: Told so, nobody waits for it any more.
@@ -314,8 +314,8 @@ class Crowd(Child):
         while True:
             running = self.leaving.get()
             again = [running]
-            for _ in range(_STOPS):
-                time.sleep(_STOP_SECONDS)
+            for pause in _STOP_PAUSES:
+                time.sleep(pause)
                 while not self.leaving.empty():
                     again.append(self.leaving.get())
                 with self.lock:
