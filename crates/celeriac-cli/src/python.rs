@@ -210,23 +210,19 @@ impl Python {
 
     /// The result backend that the worker beside a server is to be given, where nobody names one: the broker's store, which
     /// the server reads.
-    ///
-    /// # Errors
-    /// When the pool cannot leave its results there.
-    pub(crate) fn backend_beside(&self, broker: &str) -> Result<Option<String>, Problem> {
+    pub(crate) fn backend_beside(&self, broker: &str) -> Option<String> {
         let is_ours = ["sqlite:", "memory:"].iter().any(|scheme| broker.starts_with(scheme));
-        match self.manifest.names_backend {
-            true => Ok(None),
-            false if is_ours => on_our_store(self.kind).map(|()| None),
-            // What else the address has to say to Celery's backend is the application's to know.
-            false if broker.starts_with("redis://") => Ok(Some(broker.to_owned())),
-            false => {
-                tracing::warn!(
-                    "the application names no result backend, and results are not kept; give --result-backend"
-                );
-                Ok(None)
-            }
+        if self.manifest.names_backend || is_ours {
+            return None;
         }
+        // What else the address has to say to Celery's backend is the application's to know.
+        if broker.starts_with("redis://") {
+            return Some(broker.to_owned());
+        }
+        tracing::warn!(
+            "the application names no result backend, and results are not kept; give --result-backend"
+        );
+        None
     }
 
     /// A number among the application's settings.

@@ -75,7 +75,7 @@ pub(crate) async fn run(
         commands::worker::check(&args.worker, python.is_some(), &session.app)?;
     }
     let result_backend = match (&settings.result_backend, &python) {
-        (None, Some(python)) if roles.worker => python.backend_beside(&settings.broker)?,
+        (None, Some(python)) if roles.worker => python.backend_beside(&settings.broker),
         (named, _) => named.clone(),
     };
     let patience = if python.is_some() { PYTHON_PATIENCE } else { START_PATIENCE };
