@@ -16,7 +16,7 @@ static RIGHTS: LazyLock<Script> =
 
 /// The commands on keys and channels, each in a form that changes nothing of account: `K` is a key of this check's own,
 /// which holds a text meanwhile, so that most of these only find it to be of another type.
-const COMMANDS: [&str; 43] = [
+const COMMANDS: [&str; 44] = [
     "SET K x PX 1000",
     "EXISTS K",
     "GET K",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 43] = [
     "HGETALL K",
     "HLEN K",
     "HMGET K x",
+    "HSCAN K 0",
     "HSET K x x",
     "HSETNX K x x",
     "INCR K",
