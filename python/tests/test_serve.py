@@ -192,7 +192,6 @@ def test_the_process_tree_is_as_small_as_can_be_and_ends_as_a_whole(tmp_path):
     (["-A", "absent", "serve"], ["No module named 'absent'"]),
     (["-A", "broken", "serve"], ["half-way", "broken.py", "cannot load the application broken"]),
     (["-A", "shop", "serve", "-P", "gevent"], ["--pool gevent", "prefork"]),
-    (["-A", "shop", "serve", "-P", "threads"], ["the pool threads", "Redis"]),
     (["-A", "shop", "serve", "-E"], ["--task-events"]),
     (["serve", "-P", "prefork"], ["--pool", "-A"]),
     (["-A", "shop", "serve", "--detach"], ["--detach"]),
