@@ -100,6 +100,21 @@ def test_a_task_that_runs_long_runs_once(app):
         assert app.place.notes().count(f"begin long {n}") == 1
 
 
+def test_what_is_held_ahead_does_not_wait_for_a_long_task(app):
+    """While tasks are short a worker holds some more than it runs."""
+    first = app.start(concurrency=1)
+    for result in [app.tasks.add.delay(n, 1) for n in range(200)]:
+        result.get(timeout=PATIENCE)
+    app.tasks.slow_late.delay(3600, "in the way")
+    results = [app.tasks.add.delay(n, 1) for n in range(4)]
+    app.noted("begin in the way")
+    second = app.start(node=OTHER, concurrency=1)
+    assert [result.get(timeout=PATIENCE) for result in results] == [1, 2, 3, 4]
+    # They would wait for an hour.
+    kill(first)
+    kill(second)
+
+
 def test_poison_is_bounded(app):
     app.start()
     result = app.app.signature("pyapp.die_always").delay()
@@ -221,8 +236,10 @@ def test_a_second_sigquit_does_not_wait(app):
         worker.process.send_signal(signal.SIGQUIT)
         app.noted(f"worker_shutting_down {NODE} SIGQUIT Cold 1")
     worker.process.wait(PATIENCE)
-    app.start(node=OTHER)
+    other = app.start(node=OTHER)
     until(lambda: app.place.notes().count("begin impatient") == 2, "nobody has begun it again")
+    # It would wait for an hour.
+    kill(other)
 
 
 def test_a_deploy_that_kills_loses_nothing(app):

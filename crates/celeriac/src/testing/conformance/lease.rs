@@ -163,7 +163,7 @@ pub async fn begun_survives_the_loss_of_its_worker(store: &Store, clock: &Manual
 /// Who gives back what it has begun says that it has not run.
 pub async fn what_is_given_back_is_not_begun(store: &Store, clock: &ManualClock) {
     let first = held(store, "a").await;
-    assert!(store.broker.begin(&[first.tag.clone()]).await.unwrap().is_empty());
+    assert!(store.broker.begin(std::slice::from_ref(&first.tag)).await.unwrap().is_empty());
     store.broker.requeue(&[first.tag], None, false).await.unwrap();
     let second = reserve_one(store).await;
     assert!(!second.begun);
