@@ -273,7 +273,7 @@ async fn what_runs_is_told_to_stop(mut api: Api) {
     let told = api.post(&path, json!({})).await.expect(200).body;
     assert_eq!((&told["revoked"], &told["terminate"]), (&json!("running"), &json!(false)));
     assert_eq!(api.get(&format!("/api/v1/tasks/{id}")).await.body["state"], "STARTED");
-    let told = api.post(&path, json!({ "terminate": true, "signal": null })).await.expect(200).body;
+    let told = api.post(&path, json!({ "terminate": true, "signal": "SIGUSR1" })).await.expect(200).body;
     assert_eq!((&told["revoked"], &told["terminate"]), (&json!("running"), &json!(true)));
     assert!(told["worker"].as_str().unwrap().starts_with("w0@test/"));
     let view = api.in_state(&id, "REVOKED").await;

@@ -18,7 +18,7 @@ const ASKED_MAX: i64 = 5_000;
 /// What was sought in vain is not sought again for so long.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Queues that nobody here has heard of are looked for after so long.
-const QUEUES_AGAIN: Duration = Duration::from_secs(10);
+const QUEUES_AGAIN: Duration = Duration::from_secs(1);
 /// So many ids are remembered as sought in vain.
 const REMEMBERED_MAX: usize = 10_000;
 
