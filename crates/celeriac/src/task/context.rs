@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cancel::CancelSignal;
 use super::error::{CancelReason, Cancelled, Retry};
+use super::request::Request;
 use crate::app::Celeriac;
 use crate::backend::{LogRecord, Record, StepRecord};
-use crate::broker::Delivery;
 use crate::envelopes::Envelopes;
 use crate::id::{DeliveryTag, GroupId, QueueName, TaskId};
 use crate::protocol::{Headers, Json, ResultMeta, ResultTuple};
@@ -43,29 +43,6 @@ pub struct Context {
 #[derive(Debug, Clone)]
 pub struct BlockingContext {
     context: Context,
-}
-
-/// What is being run.
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) tag: DeliveryTag,
-    pub(crate) task_id: TaskId,
-    pub(crate) queue: QueueName,
-    pub(crate) deliveries: u32,
-    pub(crate) headers: Headers,
-}
-
-impl Request {
-    /// The request that a delivery brings.
-    pub(crate) fn of(delivery: &Delivery, headers: Headers) -> Self {
-        Self {
-            tag: delivery.tag.clone(),
-            task_id: delivery.task_id.clone(),
-            queue: delivery.queue.clone(),
-            deliveries: delivery.deliveries,
-            headers,
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -14,6 +14,7 @@ pub mod name;
 mod options;
 mod registry;
 mod remote;
+mod request;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,7 +25,7 @@ use serde::de::DeserializeOwned;
 pub use arguments::{ArgumentReader, Arguments};
 pub(crate) use cancel::CancelSignal;
 pub use context::{BlockingContext, Context, StepError};
-pub(crate) use context::{Journal, JournalAnswer, JournalWrite, Request, current};
+pub(crate) use context::{Journal, JournalAnswer, JournalWrite, current};
 pub use description::{Description, KnownTask, Parameter, ParameterKind};
 pub(crate) use error::Ending;
 pub use error::{CancelReason, Cancelled, Ignore, Reject, Retry, TaskError};
@@ -33,6 +34,7 @@ pub use options::{RateLimit, TaskOptions};
 pub(crate) use registry::RegisteredTask;
 pub use registry::{Registry, TaskFunction};
 pub use remote::FoundStep;
+pub(crate) use request::Request;
 
 use crate::protocol::Json;
 
