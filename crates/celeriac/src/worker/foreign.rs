@@ -6,6 +6,7 @@
 //!                                   └─ lost, stopped by force ─► conclude ──┘
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::Shared;
 use super::ending::{self, Count};
 use super::examine::Runnable;
 use super::held::Run;
-use super::pace::{self, Pace};
+use super::pace;
 use super::pool::{self, Limits, Within};
 use crate::broker::Delivery;
 use crate::clock::after;
@@ -50,9 +51,9 @@ impl Shared {
         own.chain(foreign.iter().map(|name| Box::from(&**name))).collect()
     }
 
-    /// Holds tasks ahead, or no longer.
-    fn hold_ahead(&self, holds: bool) {
-        self.slots.look_ahead(if holds { Pace::ahead(self.slots.size()) } else { 0 });
+    /// Holds as many tasks ahead as the pace of late allows.
+    fn hold_ahead(&self) {
+        self.slots.look_ahead(|slots| self.pace.ahead(slots));
         // The consumer may hold free slots while it waits, or wait for more than there will be.
         self.recall.recall();
     }
@@ -101,28 +102,34 @@ pub(super) async fn run(
 ) {
     let Some(executor) = &shared.executor else { return };
     let limits = pool::limits(shared, message, &Runnable::Foreign(Arc::clone(task)));
-    let ahead = shared.pace.holds_ahead();
     let mut begun = acks_late;
-    if ahead && !begun {
+    if shared.pace.holds_ahead() && !begun {
         // While others run. Given back, it has not begun.
         if !begin(shared, delivery).await {
             return;
         }
         begun = true;
     }
-    let waiting = sit(&**executor, signal);
-    let waited = if ahead { timeout(pace::PATIENCE, waiting).await } else { Ok(waiting.await) };
+    let mut waiting = pin!(sit(&**executor, signal));
+    let waited = loop {
+        match timeout(pace::PATIENCE, &mut waiting).await {
+            Ok(waited) => break waited,
+            // One that has a slot has its seat coming. Whether this one has, or was held ahead, cannot be told: it may have
+            // been taken when tasks were short, and begin to wait when they are no longer.
+            Err(_) if shared.slots.may_be_exceeded() => {
+                if shared.pace.end() {
+                    shared.hold_ahead();
+                }
+                return give_back(shared, delivery).await;
+            }
+            Err(_) => {}
+        }
+    };
     // Before it begins: a task that is acknowledged early is lost from then on.
     let seat = match waited {
-        Ok(Waited::Seat(seat)) => seat,
-        Ok(Waited::Gone) => return not_begun(shared, delivery, message, CancelReason::Shutdown).await,
-        Ok(Waited::Stopped(reason)) => return not_begun(shared, delivery, message, reason).await,
-        Err(_) => {
-            if shared.pace.end() {
-                shared.hold_ahead(false);
-            }
-            return give_back(shared, delivery).await;
-        }
+        Waited::Seat(seat) => seat,
+        Waited::Gone => return not_begun(shared, delivery, message, CancelReason::Shutdown).await,
+        Waited::Stopped(reason) => return not_begun(shared, delivery, message, reason).await,
     };
     let context = Context::new(
         shared.app.clone(),
@@ -164,8 +171,8 @@ pub(super) async fn run(
             Waited::Stopped(reason) => break Within::Stopped(reason),
         };
     };
-    if let Some(holds) = shared.pace.note(began.elapsed()) {
-        shared.hold_ahead(holds);
+    if shared.pace.note(began.elapsed()) {
+        shared.hold_ahead();
     }
     context.flush().await;
     let end = End { shared, delivery, message, task, acks_late, limits, slot, late: context.take_late() };

@@ -34,14 +34,14 @@ impl Pace {
     }
 
     /// Notes how long a task took; says whether holding ahead begins or ends by it.
-    pub(crate) fn note(&self, took: Duration) -> Option<bool> {
+    pub(crate) fn note(&self, took: Duration) -> bool {
         if took > LONG {
-            return self.end().then_some(false);
+            return self.end();
         }
         if took > SHORT || self.holds_ahead() {
-            return None;
+            return false;
         }
-        (self.short.fetch_add(1, Ordering::Relaxed) + 1 == IN_A_ROW).then_some(true)
+        self.short.fetch_add(1, Ordering::Relaxed) + 1 == IN_A_ROW
     }
 
     /// Ends the holding ahead; says whether there was any.
@@ -50,8 +50,8 @@ impl Pace {
     }
 
     /// How many are held ahead for `slots` processes.
-    pub(crate) fn ahead(slots: usize) -> usize {
-        slots.saturating_mul(AHEAD_EACH).min(AHEAD_MAX)
+    pub(crate) fn ahead(&self, slots: usize) -> usize {
+        if self.holds_ahead() { slots.saturating_mul(AHEAD_EACH).min(AHEAD_MAX) } else { 0 }
     }
 }
 
@@ -65,24 +65,25 @@ mod tests {
     fn only_many_short_ones_in_a_row_begin_it_and_one_long_one_ends_it() {
         let pace = Pace::default();
         for _ in 1..IN_A_ROW {
-            assert_eq!(pace.note(NOTHING), None);
+            assert!(!pace.note(NOTHING));
         }
-        assert_eq!(pace.note(LONG * 2), None);
+        assert!(!pace.note(LONG * 2));
         for _ in 1..IN_A_ROW {
-            assert_eq!(pace.note(NOTHING), None);
+            assert!(!pace.note(NOTHING));
         }
-        assert_eq!(pace.note(SHORT * 2), None, "neither short nor long");
+        assert!(!pace.note(SHORT * 2), "neither short nor long");
         assert!(!pace.holds_ahead());
-        assert_eq!(pace.note(NOTHING), Some(true));
+        assert_eq!(pace.ahead(1), 0);
+        assert!(pace.note(NOTHING));
         assert!(pace.holds_ahead());
-        assert_eq!((pace.note(NOTHING), pace.note(SHORT * 2)), (None, None));
-        assert_eq!(pace.note(LONG * 2), Some(false));
+        assert_eq!((pace.ahead(1), pace.ahead(100_000)), (AHEAD_EACH, AHEAD_MAX));
+        assert!(!pace.note(NOTHING) && !pace.note(SHORT * 2));
+        assert!(pace.note(LONG * 2));
         assert!(!pace.holds_ahead() && !pace.end());
     }
 
     #[test]
     fn who_is_held_ahead_has_its_turn_in_time() {
         assert!(SHORT * u32::try_from(AHEAD_EACH).unwrap() < PATIENCE);
-        assert_eq!((Pace::ahead(1), Pace::ahead(100_000)), (AHEAD_EACH, AHEAD_MAX));
     }
 }

@@ -57,15 +57,23 @@ impl Slots {
         size.wanted
     }
 
-    /// Lets so many tasks be held beyond those that there are slots for.
-    pub(crate) fn look_ahead(&self, tasks: usize) {
+    /// Lets as many tasks be held beyond those that there are slots for as `tasks` says, given how many slots there are. It
+    /// is asked under the lock, so that of two who change their minds the last one's word stands.
+    pub(crate) fn look_ahead(&self, tasks: impl FnOnce(usize) -> usize) {
         let mut size = self.lock();
+        let tasks = tasks(size.wanted);
         let before = std::mem::replace(&mut size.ahead, tasks);
         if tasks > before {
             self.free.add_permits(size.add(tasks - before));
         } else {
             size.owed += before - tasks - self.free.forget_permits(before - tasks);
         }
+    }
+
+    /// Whether more tasks may be held now than there are slots for: ahead, or since there are fewer slots than there were.
+    pub(crate) fn may_be_exceeded(&self) -> bool {
+        let size = self.lock();
+        size.ahead > 0 || size.owed > 0
     }
 
     /// Takes slots away, those in use as they come free, and leaves at least one; returns how many there are to be.
@@ -181,8 +189,9 @@ mod tests {
     async fn what_is_held_ahead_is_fetched_in_halves() {
         let slots = Slots::new(1);
         let stopping = CancellationToken::new();
-        slots.look_ahead(4);
-        assert_eq!(slots.size(), 1);
+        assert!(!slots.may_be_exceeded());
+        slots.look_ahead(|slots| 4 * slots);
+        assert!(slots.size() == 1 && slots.may_be_exceeded());
         let mut used = slots.take(100, &stopping).await.unwrap();
         assert_eq!(used.num_permits(), 5);
         let waits = slots.take(100, &stopping);
@@ -191,9 +200,11 @@ mod tests {
         assert!(futures_util::poll!(&mut waits).is_pending());
         drop(used.split(1));
         drop(waits.await.unwrap());
-        slots.look_ahead(0);
+        slots.look_ahead(|_| 0);
+        assert!(slots.may_be_exceeded(), "three are in use");
         drop(used);
         assert_eq!(take(&slots).await, 1);
+        assert!(!slots.may_be_exceeded(), "those are paid");
     }
 
     #[tokio::test]

@@ -128,7 +128,7 @@ on_every_store!(
 );
 
 /// Looks again and again until there is what is awaited.
-async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
@@ -152,14 +152,14 @@ async fn running(app: &Celeriac, concurrency: usize) -> Running {
 }
 
 /// What the one worker answers.
-async fn tell(app: &Celeriac, method: &str, arguments: Value) -> Value {
+pub(crate) async fn tell(app: &Celeriac, method: &str, arguments: Value) -> Value {
     let arguments: JsonMap = Json::from_value(&arguments).unwrap().entries().unwrap();
     let mut replies = app.control(method, arguments, None, PATIENCE).await.unwrap();
     assert_eq!(replies.len(), 1, "{replies:?}");
     replies.remove(0).content.to().unwrap()
 }
 
-async fn phase(app: &Celeriac, id: &TaskId) -> Phase {
+pub(crate) async fn phase(app: &Celeriac, id: &TaskId) -> Phase {
     app.store().broker.locate(std::slice::from_ref(id)).await.unwrap()[0].as_ref().unwrap().phase
 }
 
