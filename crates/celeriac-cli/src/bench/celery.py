@@ -1,8 +1,8 @@
 """Celery's tasks that do nothing: publishes them, has a worker run them, and prints what that took.
 
-Arguments: the URL of an empty Redis database, how many tasks, how many processes, and the program of the worker: nothing
-for Celery's own with this Python, or another one that takes Celery's options. BENCH_IMPORT names modules that the
-application imports, separated by commas.
+Arguments: the URL of an empty Redis database, how many tasks, how many processes, and who runs them: `prefork` for
+Celery's own worker with this Python, `solo` for as many of those without children, or the path of another program that
+takes Celery's options. BENCH_IMPORT names modules that the application imports, separated by commas.
 """
 
 import importlib
@@ -46,7 +46,18 @@ def pss(process):
     return total
 
 
-def main(url, tasks, processes, program):
+def commands(runner, processes):
+    """What is to be started."""
+    alone = ["-l", "ERROR", "--without-mingle", "--without-gossip"]
+    celery = [sys.executable, "-m", "celery", "-A", "celery_bench", "worker", *alone]
+    if runner == "prefork":
+        return [[*celery, "-c", str(processes)]]
+    if runner == "solo":
+        return [[*celery, "-P", "solo", "-n", f"solo{n}@%h"] for n in range(processes)]
+    return [[runner, "worker", "-A", "celery_bench", "-c", str(processes), *alone]]
+
+
+def main(url, tasks, processes, runner):
     os.environ["BENCH_URL"] = url
     app.conf.update(broker_url=url, result_backend=url)
     redis = app.backend.client
@@ -59,17 +70,15 @@ def main(url, tasks, processes, program):
             noop.apply_async((n,), producer=producer, ignore_result=False, add_to_parent=False)
     figures["publish"] = tasks / (time.monotonic() - began)
     figures["bytes"] = (redis.info("memory")["used_memory"] - empty) / tasks
-    command = [program] if program else [sys.executable, "-m", "celery"]
-    worker = subprocess.Popen(
-        [*command, "worker", "-A", "celery_bench", "-c", str(processes), "-l", "ERROR", "--without-mingle",
-         "--without-gossip"] if program else
-        [*command, "-A", "celery_bench", "worker", "-c", str(processes), "-l", "ERROR", "--without-mingle",
-         "--without-gossip"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    workers = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in commands(runner, processes)
+    ]
     try:
         left = lambda: redis.llen("celery") + redis.hlen("unacked")
         # The time it takes to start is not counted.
         while (first := left()) > tasks * 0.98:
-            assert worker.poll() is None, "the worker has ended"
+            assert all(worker.poll() is None for worker in workers), "the worker has ended"
             time.sleep(0.01)
         began = time.monotonic()
         while (count := left()) > tasks * 0.01:
@@ -84,12 +93,14 @@ def main(url, tasks, processes, program):
             latencies.append((time.monotonic() - began) * 1e6)
         latencies = sorted(latencies[20:])
         figures["p50"], figures["p99"] = latencies[len(latencies) // 2], latencies[len(latencies) * 99 // 100]
-        figures["pss"] = pss(worker.pid)
+        figures["pss"] = sum(pss(worker.pid) for worker in workers)
     finally:
-        worker.terminate()
-        worker.wait()
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
     print(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else None)
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

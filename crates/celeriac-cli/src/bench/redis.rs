@@ -55,7 +55,7 @@ async fn one(args: &Bench, program: &Path, bar: &ProgressBar) -> Result<Figures,
     }
     server.ask(&["FLUSHALL"]).await?;
     if let Some(python) = &args.celery {
-        for worker in [Worker::Celery, Worker::Celeriac] {
+        for worker in [Worker::Prefork, Worker::Solo, Worker::Celeriac] {
             celery(python, worker, args, &server, &mut figures).await?;
             server.ask(&["FLUSHALL"]).await?;
         }
@@ -80,7 +80,10 @@ async fn one(args: &Bench, program: &Path, bar: &ProgressBar) -> Result<Figures,
 /// Who runs the tasks of a Python application.
 #[derive(Debug, Clone, Copy)]
 enum Worker {
-    Celery,
+    /// Celery's, with children.
+    Prefork,
+    /// Several of Celery's without children, one for each process that the others have.
+    Solo,
     Celeriac,
 }
 
@@ -88,13 +91,19 @@ impl Worker {
     /// What is measured: its name, its unit, and what the script calls it.
     fn rows(self) -> &'static [(&'static str, &'static str, &'static str)] {
         match self {
-            Self::Celery => &[
+            Self::Prefork => &[
                 ("Celery prefork, publish", "/s", "publish"),
                 ("Celery prefork, run with result", "/s", "run"),
                 ("Celery prefork, memory of a queued task in Redis", "bytes", "bytes"),
                 ("Celery prefork, round trip when idle, p50", "µs", "p50"),
                 ("Celery prefork, round trip when idle, p99", "µs", "p99"),
                 ("Celery prefork, memory of all processes", "KiB PSS", "pss"),
+            ],
+            Self::Solo => &[
+                ("as many of Celery's solo workers, run with result", "/s", "run"),
+                ("as many of Celery's solo workers, round trip when idle, p50", "µs", "p50"),
+                ("as many of Celery's solo workers, round trip when idle, p99", "µs", "p99"),
+                ("as many of Celery's solo workers, memory of all processes", "KiB PSS", "pss"),
             ],
             Self::Celeriac => &[
                 ("the same application, run with result", "/s", "run"),
@@ -121,9 +130,11 @@ async fn celery(
     let processes = args.celery_processes.unwrap_or(cores);
     let mut command = Command::new(python);
     command.arg(&script).args([server.url(), CELERY_TASKS.to_string(), processes.to_string()]);
-    if matches!(worker, Worker::Celeriac) {
-        command.arg(std::env::current_exe()?).env("CELERIAC_PYTHON", python);
-    }
+    match worker {
+        Worker::Prefork => command.arg("prefork"),
+        Worker::Solo => command.arg("solo"),
+        Worker::Celeriac => command.arg(std::env::current_exe()?).env("CELERIAC_PYTHON", python),
+    };
     let ran = command
         .env("BENCH_IMPORT", args.celery_imports.join(","))
         .current_dir(folder.path())
