@@ -1,21 +1,25 @@
 //! Reserves messages, as many as there are free slots, and sends each on its way.
 //!
 //! ```text
-//!  wait for a slot ─► reserve up to the free slots ─► examine each ─► run, settle or hand back ─┐
-//!        ▲                 │ recalled: other queues, fewer slots                                │
-//!        └─────────────────┴────────────────────────────────────────────────────────────────────┘
+//!  wait for a slot ─► reserve up to the free slots ─► examine each ─► run, settle or hand back
+//!        ▲                 │ recalled: other queues, fewer slots   │
+//!        └─────────────────┴───────────────────────────────────────┘
 //! ```
+//!
+//! While some are sent on their way the next are being reserved, in halves of what there is room for: neither the store
+//! nor the tasks wait for the other.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::ending::Count;
 use super::examine::{Verdict, examine};
 use super::{Shared, foreign, gate, pool, revocation, unknown};
 use crate::broker::{Delivery, Reserve};
+use crate::id::QueueName;
 use crate::store::{self, Then, Transaction};
 use crate::task::CancelSignal;
 
@@ -50,45 +54,60 @@ impl Recall {
     }
 }
 
+/// What was reserved in one call, and the slots for it.
+struct Reserved {
+    deliveries: Vec<Delivery>,
+    slots: Option<OwnedSemaphorePermit>,
+}
+
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut queues = shared.queues.subscribe();
     // Once: what cannot be had of remote control keeps no task from running, and is asked for again there.
     revocation::learn(&shared).await;
+    let mut reserved = None;
+    loop {
+        let (next, ()) = tokio::join!(reserve_next(&shared, &mut queues), dispatch_all(&shared, reserved));
+        if next.is_none() {
+            return;
+        }
+        reserved = next;
+    }
+}
+
+/// Reserves as soon as there is a slot and something to reserve; `None` when the worker stops.
+async fn reserve_next(shared: &Shared, queues: &mut watch::Receiver<Vec<QueueName>>) -> Option<Reserved> {
     loop {
         // Before what it is to end is looked at: a change from here on is heard.
         let stop = shared.recall.token();
-        let Some(mut permits) = shared.slots.take(RESERVE_MAX, &stop).await else {
+        let most = RESERVE_MAX.min(shared.slots.half());
+        let Some(mut slots) = shared.slots.take(most, &stop).await else {
             if shared.stopping.is_cancelled() {
-                return;
+                return None;
             }
             continue;
         };
         let request = Reserve {
             worker: shared.worker.clone(),
             queues: queues.borrow_and_update().clone(),
-            limit: permits.num_permits(),
+            limit: slots.num_permits(),
             lease: shared.app.config().visibility_timeout,
             wait: RESERVE_WAIT,
             stop,
         };
         if request.queues.is_empty() {
-            drop(permits);
+            drop(slots);
             tokio::select! {
                 _ = queues.changed() => {}
                 () = shared.stopping.cancelled() => {}
             }
             continue;
         }
-        match reserve(&shared, &request).await {
+        match reserve(shared, &request).await {
+            Ok(deliveries) if deliveries.is_empty() => {}
             Ok(deliveries) => {
-                for delivery in deliveries {
-                    let slot = permits.split(1);
-                    if queues.has_changed().unwrap_or(false) && !queues.borrow().contains(&delivery.queue) {
-                        give_back(&shared, delivery).await;
-                    } else {
-                        dispatch(&shared, delivery, slot).await;
-                    }
-                }
+                // The others are free again at once.
+                let slots = slots.split(deliveries.len());
+                return Some(Reserved { deliveries, slots });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot reserve, trying again");
@@ -97,6 +116,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     () = shared.stopping.cancelled() => {}
                 }
             }
+        }
+    }
+}
+
+async fn dispatch_all(shared: &Arc<Shared>, reserved: Option<Reserved>) {
+    let Some(Reserved { deliveries, mut slots }) = reserved else { return };
+    for delivery in deliveries {
+        let slot = slots.as_mut().and_then(|slots| slots.split(1));
+        // The worker may have been told meanwhile to consume from it no longer.
+        if shared.queues.borrow().contains(&delivery.queue) {
+            dispatch(shared, delivery, slot).await;
+        } else {
+            give_back(shared, delivery).await;
         }
     }
 }

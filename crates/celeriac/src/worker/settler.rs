@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,8 @@ use crate::store::{Error, Outcome, Transaction};
 const BOUND: usize = 1_024;
 /// Ends written in one commit.
 const BATCH_MAX: usize = 512;
+/// Commits under way at once: one is made ready, and what became of another is told, while the store is busy with a third.
+const WRITTEN_AT_ONCE: usize = 2;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// How long a worker that shuts down tries to reach a store that is away. What is not written then runs again when its
@@ -101,17 +105,21 @@ pub(super) async fn run(
     done: CancellationToken,
 ) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut writing = FuturesUnordered::new();
     loop {
-        let received = tokio::select! {
+        tokio::select! {
             biased;
-            received = settlements.recv_many(&mut batch, BATCH_MAX) => received,
-            () = done.cancelled() => 0,
-        };
-        if received == 0 {
-            return;
+            Some(()) = writing.next() => {}
+            received = settlements.recv_many(&mut batch, BATCH_MAX), if writing.len() < WRITTEN_AT_ONCE => {
+                if received == 0 {
+                    break;
+                }
+                writing.push(write(&shared, std::mem::take(&mut batch)));
+            }
+            () = done.cancelled(), if writing.is_empty() => return,
         }
-        write(&shared, std::mem::take(&mut batch)).await;
     }
+    while writing.next().await.is_some() {}
 }
 
 async fn write(shared: &Arc<Shared>, mut batch: Vec<Settlement>) {

@@ -70,6 +70,12 @@ impl Slots {
         }
     }
 
+    /// Half of the tasks that may be held: where no more are reserved at once, the others are at work meanwhile.
+    pub(crate) fn half(&self) -> usize {
+        let size = self.lock();
+        (size.wanted + size.ahead).div_ceil(2)
+    }
+
     /// Whether more tasks may be held now than there are slots for: ahead, or since there are fewer slots than there were.
     pub(crate) fn may_be_exceeded(&self) -> bool {
         let size = self.lock();
