@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::keys::STEPS;
 use super::pack::Pack;
-use super::transact::lease_end;
+use super::transact::{id_in, lease_end};
 use super::value::{self, into_items, items, seconds};
 use super::{RedisStore, script};
 use crate::broker::{
@@ -23,8 +23,9 @@ use crate::signal::ProcessSignal;
 use crate::state::Phase;
 use crate::store::{Outcome, Result, Then, Transaction};
 
-/// One reservation never takes more; a worker with more free slots asks again.
-const RESERVED_MAX: usize = 500;
+/// One reservation never takes more; a worker with more free slots asks again. Beyond this a script costs more a task, not
+/// less, and the tasks wait for each other.
+const RESERVED_MAX: usize = 64;
 /// So many are restored, revoked, dropped a script.
 const MOVED_MAX: usize = 500;
 /// Waits are cut to this length, since a timer cannot be set further off.
@@ -269,10 +270,11 @@ impl RedisStore {
         if answer.is_err() {
             self.unheard.note(request, now);
         }
-        let answers = into_items(answer?);
-        let mut deliveries = Vec::with_capacity(answers.len());
-        for answer in answers {
-            deliveries.push(delivery(answer).ok_or_else(|| self.link.unexpected("reserve"))?);
+        let mut answers = into_items(answer?).into_iter();
+        let mut deliveries = Vec::with_capacity(answers.len() / 4);
+        while let Some(tag) = answers.next() {
+            let delivery = reserved(&tag, answers.next(), answers.next(), answers.next());
+            deliveries.push(delivery.ok_or_else(|| self.link.unexpected("reserve"))?);
         }
         // Shares of several queues come one after the other, and lists hold more than one priority.
         deliveries.sort_by_key(|delivery| delivery.priority);
@@ -301,6 +303,11 @@ impl RedisStore {
             tokio::select! {
                 () = bell.wait(look_again) => {}
                 () = request.stop.cancelled() => return Ok(Vec::new()),
+            }
+            // Most often it is there: only where others were faster, the bell is armed again.
+            let deliveries = self.take(request).await?;
+            if !deliveries.is_empty() {
+                return Ok(deliveries);
             }
         }
     }
@@ -375,23 +382,61 @@ fn stop(request: &Revoke) -> String {
     char::from(stop).to_string()
 }
 
-fn delivery(answer: Value) -> Option<Delivery> {
-    let [tag, id, queue, priority, deliveries, begun, revoked, envelope, head] =
-        <[Value; 9]>::try_from(into_items(answer)).ok()?;
-    let mut message = message_of(value::bytes(&envelope)?);
-    if let Some(head) = value::text(&head).filter(|head| !head.is_empty()) {
-        message.head = head.into();
+/// What `lua/reserve.lua` tells of a delivery.
+fn reserved(
+    tag: &Value,
+    queue: Option<Value>,
+    envelope: Option<Value>,
+    more: Option<Value>,
+) -> Option<Delivery> {
+    let tag = value::text(tag)?;
+    let mut delivery = Delivery {
+        task_id: TaskId::from(id_in(tag)?),
+        tag: DeliveryTag::from(tag),
+        queue: QueueName::from(value::text(&queue?)?),
+        priority: 0,
+        deliveries: 1,
+        begun: false,
+        revoked: false,
+        message: message_of(value::bytes(&envelope?)?),
+    };
+    if let Value::Array(more) = more? {
+        delivery.tell_more(&more)?;
     }
-    Some(Delivery {
-        tag: DeliveryTag::from(value::text(&tag)?),
-        task_id: TaskId::from(value::text(&id)?),
-        queue: QueueName::from(value::text(&queue)?),
-        priority: u8::try_from(value::integer(&priority)).unwrap_or(9),
-        deliveries: u32::try_from(value::integer(&deliveries)).unwrap_or(u32::MAX),
-        begun: value::integer(&begun) != 0,
-        revoked: value::integer(&revoked) != 0,
-        message,
-    })
+    Some(delivery)
+}
+
+fn delivery(answer: Value) -> Option<Delivery> {
+    let answers = into_items(answer);
+    let [tag, id, queue, envelope, more @ ..] = &answers[..] else { return None };
+    let mut delivery = Delivery {
+        tag: DeliveryTag::from(value::text(tag)?),
+        task_id: TaskId::from(value::text(id)?),
+        queue: QueueName::from(value::text(queue)?),
+        priority: 0,
+        deliveries: 1,
+        begun: false,
+        revoked: false,
+        message: message_of(value::bytes(envelope)?),
+    };
+    delivery.tell_more(more)?;
+    Some(delivery)
+}
+
+impl Delivery {
+    /// Takes what is not the same for most: priority, deliveries, whether it was begun and revoked, and its head, if that is
+    /// not the envelope's.
+    fn tell_more(&mut self, more: &[Value]) -> Option<()> {
+        let [priority, deliveries, begun, revoked, head] = more else { return None };
+        self.priority = u8::try_from(value::integer(priority)).unwrap_or(9);
+        self.deliveries = u32::try_from(value::integer(deliveries)).unwrap_or(u32::MAX);
+        self.begun = value::integer(begun) != 0;
+        self.revoked = value::integer(revoked) != 0;
+        if let Some(head) = value::text(head).filter(|head| !head.is_empty()) {
+            self.message.head = head.into();
+        }
+        Some(())
+    }
 }
 
 /// The message in an element of a list. One whose body cannot be taken out has its text as its head: whoever decodes it

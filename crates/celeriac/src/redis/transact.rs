@@ -73,13 +73,17 @@ impl RedisStore {
         let mut args = self.preamble(now);
         args.push(self.settings());
         args.push(batch.len().to_string().into_bytes());
-        // Lua counts from 1, and the texts come after the orders.
-        let mut texts = args.len() + batch.len() + 1;
+        // Lua counts from 1, and the texts come after the orders, first those of what is told for short.
+        let (short, long): (Vec<&Order>, Vec<&Order>) = batch.iter().partition(|order| order.is_short());
+        let mut texts =
+            args.len() + batch.len() + 1 + short.iter().map(|order| order.texts.len()).sum::<usize>();
         for order in batch {
             args.push(order.packed(texts));
-            texts += order.texts.len();
+            if !order.is_short() {
+                texts += order.texts.len();
+            }
         }
-        for order in batch {
+        for order in short.into_iter().chain(long) {
             args.extend_from_slice(&order.texts);
         }
         let answer = self.link.run(&script::COMMIT, &args).await?;
@@ -128,6 +132,8 @@ struct Order {
 }
 
 enum Piece {
+    /// A reservation, and nothing else: the acknowledgement of a task.
+    Short(String),
     Packed(Pack),
     /// Which of the texts.
     Text(usize),
@@ -136,7 +142,7 @@ enum Piece {
 impl Order {
     fn of(transaction: &Transaction, now: Timestamp) -> Result<Self> {
         let Transaction { fence, publish, record } = transaction;
-        if let Some(short) = Self::short(transaction, now)? {
+        if let Some(short) = Self::short(transaction)? {
             return Ok(short);
         }
         let Record { fire, results, chords, parts, steps, log } = record;
@@ -179,8 +185,8 @@ impl Order {
         Ok(order)
     }
 
-    /// What most transactions are: the acknowledgement of a task, with its result and the end of its log.
-    fn short(transaction: &Transaction, now: Timestamp) -> Result<Option<Self>> {
+    /// What most transactions are: the acknowledgement of a task, with a result of SUCCESS and the end of its log.
+    fn short(transaction: &Transaction) -> Result<Option<Self>> {
         let Transaction { fence: Some(Fence { tag, then: Then::Ack }), publish, record } = transaction else {
             return Ok(None);
         };
@@ -189,29 +195,29 @@ impl Order {
         let named = id_in(tag.as_str());
         let plain = publish.is_empty() && chords.is_empty() && parts.is_empty() && steps.is_empty();
         let about_it = [&meta.task_id, &line.task_id].iter().all(|id| named == Some(id.as_str()));
-        if !plain
-            || !about_it
-            || &*line.event != "end"
-            || meta.extended.is_some()
-            || meta.state == State::Retry
-        {
+        let usual = meta.state == State::Success && meta.extended.is_none() && &*line.event == "end";
+        // What is packed does not begin with a digit.
+        if !plain || !about_it || !usual || !tag.as_str().starts_with(|first: char| first.is_ascii_digit()) {
             return Ok(None);
         }
         let text = meta.encode().map_err(|why| Error::unavailable("write a result", why))?;
         check_size(text.as_str().len(), || format!("the result of task {}", meta.task_id))?;
         check_size(line.data.as_str().len(), || format!("a log record of task {}", line.task_id))?;
-        let mut order = Self { pieces: vec![Piece::Packed(Pack::array(4))], texts: Vec::new(), bytes: 0 };
-        order.pack().text(tag.as_str()).text(meta.state.as_str());
-        order.text(text.as_str().as_bytes().to_vec());
-        order.pack().text(written(meta.date_done.unwrap_or(now)));
-        order.texts.push(line.data.as_str().as_bytes().to_vec());
+        let texts = vec![text.as_str().as_bytes().to_vec(), line.data.as_str().as_bytes().to_vec()];
+        let mut order = Self { pieces: vec![Piece::Short(tag.as_str().to_owned())], texts, bytes: 0 };
         order.measure();
         Ok(Some(order))
+    }
+
+    /// Whether it is told for short.
+    fn is_short(&self) -> bool {
+        matches!(self.pieces[..], [Piece::Short(_)])
     }
 
     /// Notes how many bytes it has.
     fn measure(&mut self) {
         let packed = self.pieces.iter().map(|piece| match piece {
+            Piece::Short(tag) => tag.len(),
             Piece::Packed(pack) => pack.len(),
             Piece::Text(_) => 9,
         });
@@ -223,6 +229,7 @@ impl Order {
         let mut whole = Pack::default();
         for piece in &self.pieces {
             match piece {
+                Piece::Short(tag) => return tag.clone().into_bytes(),
                 Piece::Packed(pack) => whole.append(pack),
                 Piece::Text(at) => whole.int((first + at) as i64),
             };
@@ -300,7 +307,7 @@ impl Order {
 }
 
 /// The id of the task that a reservation names: see `tag_of` in `lua/prelude.lua`.
-fn id_in(tag: &str) -> Option<&str> {
+pub(super) fn id_in(tag: &str) -> Option<&str> {
     let mut parts = tag.splitn(3, ':');
     let (_, length, rest) = (parts.next()?, parts.next()?, parts.next()?);
     rest.get(length.parse().ok()?..)

@@ -11,10 +11,9 @@
 --   parts    {group, id, index, part as Celery writes it}
 --   steps    {id, name, value}
 --   log      {id, event, which argument is the data}
--- where an id that is false stands for that of the reservation. What most are, the acknowledgement of a task with its
---   result and the end of its log, is {reservation, state, which argument is the meta, when it was done} for short, and the
---   data of the end is the argument after the meta.
--- ARGV[…]  texts
+-- where an id that is false stands for that of the reservation. What most are, the acknowledgement of a task with a result
+--   of SUCCESS and the end of its log, is the bare reservation for short, which is not packed and begins with a digit.
+-- ARGV[…]  texts: first the meta and the data of the end for each of those told for short
 -- Returns for each 1 or {1, chords completed, ids not sent} when it was written, 0 when the reservation is lost, 2 when
 -- the chord cannot be fired.
 
@@ -26,31 +25,44 @@ local DAY = 86400000
 local CLAIMED_DONE = 300
 
 local now_text = ARGV[3]
-local transactions, tags, ids = {}, {}, {}
-for at = 6, 5 + tonumber(ARGV[5]) do
-  local transaction = cmsgpack.unpack(ARGV[at])
-  transactions[#transactions + 1] = transaction
-  local fence = transaction[1]
-  if fence then tags[#tags + 1] = type(fence) == 'string' and fence or fence[1] end
-end
--- By reservation: whether it is held, and what it names.
-local held, marked, named = {}, {}, {}
-for from = 1, #tags, 1000 do
-  local last = math.min(from + 999, #tags)
-  local scores = call('ZMSCORE', LEASES, unpack(tags, from, last))
-  for at = from, last do
-    local tag = tags[at]
-    held[tag] = scores[at - from + 1]
-    local delivery_tag, id, n = taken_apart(tag)
-    named[tag] = {delivery_tag, id, n}
-    ids[at] = id or ''
+local transactions, transaction_count = {}, tonumber(ARGV[5])
+-- By place among those with a reservation: that, whether it is held, and what it names.
+local tags, held, delivery_tags, ids, numbers = {}, {}, {}, {}, {}
+local tag_count = 0
+for at = 1, transaction_count do
+  local transaction = ARGV[5 + at]
+  local tag = transaction
+  if byte(transaction) >= 128 then
+    transaction = cmsgpack.unpack(transaction)
+    tag = transaction[1] and transaction[1][1]
   end
+  transactions[at] = transaction
+  if tag then
+    tag_count = tag_count + 1
+    tags[tag_count] = tag
+    delivery_tags[tag_count], ids[tag_count], numbers[tag_count] = taken_apart(tag)
+    ids[tag_count] = ids[tag_count] or ''
+  end
+end
+-- By id.
+local marked = {}
+for from = 1, tag_count, 1000 do
+  local last = math.min(from + 999, tag_count)
+  local scores = call('ZMSCORE', LEASES, unpack(tags, from, last))
+  for at = from, last do held[at] = scores[at - from + 1] end
   local marks = call('HMGET', MARKS, unpack(ids, from, last))
-  for at = from, last do marked[ids[at]] = marks[at - from + 1] end
+  for at = from, last do
+    if marks[at - from + 1] then marked[ids[at]] = '1' end
+  end
 end
 
 -- Ids settled, and the delivery tags they were held under.
-local settled = {}
+local settled, settled_count = {}, 0
+
+local function note_settled(id, delivery_tag)
+  settled[settled_count + 1], settled[settled_count + 2] = id, delivery_tag
+  settled_count = settled_count + 2
+end
 
 local function settle_looking(fence, tag, delivery_tag, id)
   local what, due = fence[2], fence[3]
@@ -83,12 +95,10 @@ local function settle_looking(fence, tag, delivery_tag, id)
   end
 end
 
-local function settle(fence, names)
-  local tag, delivery_tag, id = fence[1], names[1], names[2]
-  local what = fence[2]
+local function settle(fence, delivery_tag, id)
+  local tag, what = fence[1], fence[2]
   if what == 'a' then
-    settled[#settled + 1] = id
-    settled[#settled + 1] = delivery_tag
+    note_settled(id, delivery_tag)
     -- What is written of the others is written with their log.
     if not marked[id] then return release(tag, delivery_tag) end
   end
@@ -234,8 +244,15 @@ local function fire(group)
   call('ZREM', GROUPS, 'c' .. group)
 end
 
-local logs, log_order, log_all = {}, {}, {}
+local logs, log_order = {}, {}
+-- What the feed is to tell, by twos: the entries of a task and which of them, or its number and nothing for the first.
+local told, told_count = {}, 0
 local small = {'1', '2', '3', '4', '5', '6', '7', '8', '9'}
+
+local function tell(entries, which)
+  told[told_count + 1], told[told_count + 2] = entries, which
+  told_count = told_count + 2
+end
 
 -- `n` is the task's number, where nothing else need be known of it.
 local function append(id, line, n)
@@ -249,22 +266,18 @@ local function append(id, line, n)
   local length = #event
   entries[#entries + 1] = now_text .. ' ' .. (small[length] or length) .. ' ' .. event .. ARGV[line[3]]
   if event == 'progress' then entries.progress = #entries end
-  log_all[#log_all + 1] = entries
-  log_all[#log_all + 1] = #entries
+  tell(entries, #entries)
 end
 
 -- Writes the end of a task of which no more needs to be known. Where its log is the end and nothing else, that stands in
--- the record; says so.
-local function end_simply(id, n, line)
+-- the record: `data` is which argument.
+local END_AT = now_text .. ' 3 end'
+local function end_simply(id, n, data)
   records[id] = nil
-  if not line then
-    call('HSET', task_key(id), 'f', 's', 'z', now_text)
-    return false
-  end
-  call('HSET', task_key(id), 'f', 's', 'z', now_text, 'E', now_text .. ' 3 end' .. ARGV[line[3]])
-  log_all[#log_all + 1] = {n = n, before = 0}
-  log_all[#log_all + 1] = 1
-  return true
+  local key = task_keys[id] or (OWN .. 't:' .. id)
+  if not data then return call('HSET', key, 'f', 's', 'z', now_text) end
+  call('HSET', key, 'f', 's', 'z', now_text, 'E', END_AT .. ARGV[data])
+  tell(n, false)
 end
 
 local function flush_logs()
@@ -299,15 +312,19 @@ local function flush_logs()
     end
     entries.before = trimmed + length - count
   end
-  local batch = {}
-  for at = 1, #log_all, 2 do
-    local entries = log_all[at]
-    local position = entries.before + log_all[at + 1]
-    batch[#batch + 1] = entries.n
-    batch[#batch + 1] = small[position] or position
-    if #batch == 1000 or at + 1 == #log_all then
+  local batch, length = {}, 0
+  for at = 1, told_count, 2 do
+    local entries, which = told[at], told[at + 1]
+    if which then
+      local position = entries.before + which
+      batch[length + 1], batch[length + 2] = entries.n, small[position] or position
+    else
+      batch[length + 1], batch[length + 2] = entries, '1'
+    end
+    length = length + 2
+    if length == 1000 or at + 1 == told_count then
       call('XADD', FEED, 'MAXLEN', '~', feed_bound, number() .. '-0', unpack(batch))
-      batch = {}
+      batch, length = {}, 0
     end
   end
 end
@@ -315,27 +332,27 @@ end
 -- An envelope that is not in `unacked` any more was restored by somebody else meanwhile: whoever meets it on a list knows
 -- it by its delivery tag.
 local function leave_unacked()
-  if send('HDEL', UNACKED, unacked_gone) == #unacked_gone then return end
-  for from = 1, #settled, 2000 do
-    local ids, delivery_tags = {}, {}
-    for at = from, math.min(from + 1999, #settled), 2 do
-      ids[#ids + 1] = settled[at]
-      delivery_tags[#delivery_tags + 1] = settled[at + 1]
+  if send('HDEL', UNACKED, unacked_gone) == gone_count then return end
+  for from = 1, settled_count, 2000 do
+    local of, under = {}, {}
+    for at = from, math.min(from + 1999, settled_count), 2 do
+      of[#of + 1] = settled[at]
+      under[#under + 1] = settled[at + 1]
     end
-    local held = call('ZMSCORE', UNACKED_INDEX, unpack(delivery_tags))
-    for at, id in ipairs(ids) do
-      if not held[at] then change(id, look(id), {'=', delivery_tags[at]}) end
+    local scores = call('ZMSCORE', UNACKED_INDEX, unpack(under))
+    for at, id in ipairs(of) do
+      if not scores[at] then change(id, look(id), {'=', under[at]}) end
     end
   end
 end
 
-local function commit(transaction)
+-- `place` is that of its reservation.
+local function commit(transaction, place)
   local fence, group, results, log = transaction[1], transaction[2], transaction[3], transaction[8]
   local tag = fence and fence[1]
-  if fence and (not held[tag] or gone[tag]) then return 0 end
+  if fence and (not held[place] or gone[tag]) then return 0 end
   if group and not call('ZSCORE', READY, group) then return 2 end
-  local names = fence and named[tag]
-  local fenced = fence and names[2]
+  local fenced = fence and ids[place]
   -- Which tasks were finished before: of those with a result, storing that tells.
   local ended = {}
   if log then
@@ -350,7 +367,7 @@ local function commit(transaction)
   local settled_here
   if fence then
     if fence[2] == 'a' and not marked[fenced] then settled_here = fenced end
-    settle(fence, names)
+    settle(fence, delivery_tags[place], fenced)
     -- What is published may be about this very task, and looks at it.
     if settled_here and transaction[4] then
       end_simply(fenced)
@@ -391,7 +408,8 @@ local function commit(transaction)
   if settled_here then
     local alone = log and not log[2] and not log[1][1] and log[1][2] == 'end' and not logs[fenced]
     if alone and ended[fenced] and is_finished(fenced) then alone, log = false, nil end
-    if end_simply(fenced, names[3], alone and log[1]) then log = nil end
+    end_simply(fenced, numbers[place], alone and log[1][3])
+    if alone then log = nil end
   end
   if log then
     for at = 1, #log do
@@ -400,7 +418,7 @@ local function commit(transaction)
       if not (ended[id] and is_finished(id)) then
         if id == settled_here then
           if not logs[id] then call('HSET', task_key(id), 'L', '1') end
-          append(id, log[at], names[3])
+          append(id, log[at], numbers[place])
         elseif is_known(look(id)) then
           append(id, log[at])
         end
@@ -414,25 +432,34 @@ local function commit(transaction)
   return ready[1] == nil and duplicates[1] == nil and 1 or {1, ready, duplicates}
 end
 
--- The same for one told for short.
-local function finish_one(transaction)
-  local tag, at = transaction[1], transaction[3]
-  if not held[tag] or gone[tag] then return 0 end
-  local delivery_tag, id, n = unpack(named[tag])
-  local result, line = {false, transaction[2], at, transaction[4]}, {false, 'end', at + 1}
-  if marked[id] or logs[id] then return commit({{tag, 'a'}, nil, {result}, nil, nil, nil, nil, {line}}) end
-  settled[#settled + 1] = id
-  settled[#settled + 1] = delivery_tag
+-- The same for one told for short, whose texts are argument `at` and the next.
+local function finish_one(tag, place, at)
+  if not held[place] or gone[tag] then return 0 end
+  local id, delivery_tag = ids[place], delivery_tags[place]
+  if marked[id] or logs[id] or states[id] then
+    local result, line = {false, 'SUCCESS', at, now_text}, {false, 'end', at + 1}
+    return commit({{tag, 'a'}, nil, {result}, nil, nil, nil, nil, {line}}, place)
+  end
+  note_settled(id, delivery_tag)
   release(tag, delivery_tag)
-  local old = store(id, result, id)
-  end_simply(id, n, not (finals[old] and is_finished(id)) and line)
+  local old = store(id, {id, 'SUCCESS', at}, id)
+  -- Readers were told that nothing follows the end.
+  end_simply(id, numbers[place], not finals[old] and at + 1)
   return 1
 end
 
 local outcomes = {}
-for at = 1, #transactions do
+local place, text_at = 0, 6 + transaction_count
+for at = 1, transaction_count do
   local transaction = transactions[at]
-  outcomes[at] = type(transaction[1]) == 'string' and finish_one(transaction) or commit(transaction)
+  if type(transaction) == 'string' then
+    place = place + 1
+    outcomes[at] = finish_one(transaction, place, text_at)
+    text_at = text_at + 2
+  else
+    if transaction[1] then place = place + 1 end
+    outcomes[at] = commit(transaction, place)
+  end
 end
 flush_logs()
 leave_unacked()

@@ -47,7 +47,7 @@ local STEP_OF = {[0] = 0, 0, 0, 3, 3, 3, 6, 6, 6, 9}
 local WALK_MAX = 256
 local ATTEMPTS_MAX = 20
 local DUE_MAX = 500
-local find, sub, match = string.find, string.sub, string.match
+local find, sub, match, byte = string.find, string.sub, string.match, string.byte
 
 -- Sends a command about `key` with any number of arguments, in slices that fit on Lua's stack; returns the sum of its
 -- answers where those are numbers of what it changed.
@@ -154,6 +154,12 @@ end
 
 -- Delivery tag, id, and number of the task that a reservation names.
 local function taken_apart(tag)
+  local dot = find(tag, '.', 1, true)
+  local usual = dot and find(tag, ':36:', dot, true)
+  -- The first colon after the dot: what follows may be anything.
+  if usual and usual == find(tag, ':', dot, true) then
+    return sub(tag, usual + 4, usual + 39), sub(tag, usual + 40), sub(tag, dot + 1, usual - 1)
+  end
   local n, length, from = match(tag, '^%d+%.(%d+):(%d+):()')
   if not n then return end
   local to = from + tonumber(length)
@@ -184,28 +190,33 @@ local function read_slowly(envelope)
     cjson.encode(text(info.routing_key) or ''), priority
 end
 
--- What every envelope of ours on the queue last read from has before its delivery tag, and how long that is.
-local way_of, way, way_length
+-- What every envelope of ours on the queue last read from has before its delivery tag, how long that is, and what stands
+-- behind the envelope where it is held. A text that is only compared is looked for with `find`: to take it out is to make
+-- a string, which costs by its length.
+local way_of, way, way_length, way_held
 local FRONT = '", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "'
 
--- The same as `read` for most messages on `queue`, in a few comparisons: id, nothing, delivery tag, and so on.
+-- The same as `read` for most messages on `queue`, in a few comparisons: id, delivery tag, and what is held.
 local function read_on(queue, envelope)
   if way_of ~= queue then
     way_of = queue
     way = '"delivery_info": {"exchange": "", "routing_key": "' .. queue
       .. '"}, "priority": 0, "body_encoding": "base64", "delivery_tag": "'
     way_length = #way
+    way_held = ', "", "' .. queue .. '"]'
   end
   -- A delivery tag that is a UUID, and what closes the envelope.
-  if sub(envelope, -39 - way_length, -40) == way and sub(envelope, -3) == '"}}' then
+  local at = #envelope - 38 - way_length
+  if at > 0 and find(envelope, way, at, true) == at and sub(envelope, -3) == '"}}' then
     local body_end = find(envelope, '"', 11, true)
-    if body_end and sub(envelope, body_end, body_end + #FRONT - 1) == FRONT then
+    if body_end and find(envelope, FRONT, body_end, true) == body_end then
       local _, id_start = find(envelope, '", "id": "', body_end + #FRONT, true)
       local id_end = id_start and find(envelope, '"', id_start + 1, true)
       local id = id_end and sub(envelope, id_start + 1, id_end - 1)
       local delivery_tag = sub(envelope, -39, -4)
-      if id and id ~= '' and not find(id, '\\', 1, true) and not find(delivery_tag, '["\\]') then
-        return id, nil, delivery_tag, '""', '"' .. queue .. '"', 0
+      if id and id ~= '' and not find(id, '\\', 1, true) and not find(delivery_tag, '"', 1, true)
+        and not find(delivery_tag, '\\', 1, true) then
+        return id, delivery_tag, '[' .. envelope .. way_held
       end
     end
   end
@@ -327,12 +338,13 @@ end
 
 -- What leaves the leases, and what joins or leaves the messages kept: an envelope, or false for none.
 local released, unacked_gone, kept = {}, {}, {}
-local gone = {}
+local gone, gone_count = {}, 0
 
 local function release(tag, delivery_tag)
   gone[tag] = true
-  released[#released + 1] = tag
-  unacked_gone[#unacked_gone + 1] = delivery_tag
+  gone_count = gone_count + 1
+  released[gone_count] = tag
+  unacked_gone[gone_count] = delivery_tag
 end
 
 -- The same for one of which more must be known.

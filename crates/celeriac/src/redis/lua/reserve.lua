@@ -2,7 +2,8 @@
 --
 -- ARGV[4] {worker, end of the lease in microseconds, now in Celery's seconds, limit, queues in the order of their turns};
 --         times as texts
--- Returns deliveries: {reservation, id, queue, priority, deliveries, begun, revoked, envelope, head}, where head is
+-- Returns for each delivery four values: reservation, which names the task, queue, envelope, and 0 or, where it is not
+-- simply one of ours that is delivered for the first time, {priority, deliveries, begun, revoked, head}, where head is
 -- empty unless it is another than the envelope's.
 
 local order = cmsgpack.unpack(ARGV[4])
@@ -15,7 +16,7 @@ for _, queue in ipairs(queues) do
   let_come_due(queue)
   if not paused[queue] then open[#open + 1] = queue end
 end
-local deliveries = {}
+local deliveries, count = {}, 0
 local unacked, index, leases, messages = {}, {}, {}, {}
 -- One token for all that is reserved here: with the id of the task it is unique.
 local token, holding
@@ -99,23 +100,25 @@ local function prepare(element, id, task, delivery_tag, entry, queue, priority)
 end
 
 local function take(element, queue)
-  local id, task, delivery_tag, exchange, routing_key, priority = read_on(queue, element)
+  local id, delivery_tag, entry = read_on(queue, element)
+  local task, priority = nil, 0
   if not id then
+    local exchange, routing_key
     id, task, delivery_tag, exchange, routing_key, priority = read(element)
     if not id then return bury_unread(element, queue) end
+    entry = held_form(element, exchange, routing_key)
   end
   if not token then
     token = number()
     holding = token .. ' ' .. now_text .. ' ' .. worker
   end
   delivery_tag = delivery_tag or (id .. '/' .. token)
-  local entry = held_form(element, exchange, routing_key)
   local key = OWN .. 't:' .. id
-  task_keys[id] = key
   local n, q, p = unpack(call('HMGET', key, 'n', 'q', 'p'))
   local c, b, v, h
   -- One of ours that was never reserved has these, its name and when it was published, and nothing else.
   if q ~= queue or call('HLEN', key) ~= (p and 5 or 4) then
+    task_keys[id] = key
     local f, e, elsewhere, logged
     f, e, elsewhere, c, b, v, h, logged = unpack(call('HMGET', key, 'f', 'e', '~', 'c', 'b', 'v', 'h', 'L'))
     if elsewhere then call('HDEL', key, '~') end
@@ -126,6 +129,7 @@ local function take(element, queue)
       n, c, b, v, h, p, logged = record.n, record.c, record.b, record.v, record.h, record.p, record.L
     end
     if logged then mark(id) end
+    records[id] = nil
   end
   taken[id] = delivery_tag
   local deliveries_now = 1
@@ -135,16 +139,17 @@ local function take(element, queue)
   else
     call('HSET', key, 'f', 'r', 'w', holding)
   end
-  records[id] = nil
   local tag = tag_of(token, n, delivery_tag, id)
   local at = #index
   unacked[at + 1], unacked[at + 2] = delivery_tag, entry
   index[at + 1], index[at + 2] = seconds, delivery_tag
-  at = #leases
-  leases[at + 1], leases[at + 2] = lease_end, tag
-  messages[at + 1], messages[at + 2] = id, element
-  deliveries[#deliveries + 1] = {tag, id, queue, p and tonumber(p) or 0, deliveries_now, b and 1 or 0, v and 1 or 0,
-    element, h or ''}
+  local two, four = 2 * count, 4 * count
+  count = count + 1
+  leases[two + 1], leases[two + 2] = lease_end, tag
+  messages[two + 1], messages[two + 2] = id, element
+  deliveries[four + 1], deliveries[four + 2], deliveries[four + 3] = tag, queue, element
+  deliveries[four + 4] = (p or c or b or v or h)
+    and {p and tonumber(p) or 0, deliveries_now, b and 1 or 0, v and 1 or 0, h or ''} or 0
 end
 
 -- The heads of several lists whose priorities may differ: the least goes first.
@@ -171,11 +176,11 @@ local function take_shares(lines)
     line.length = call('LLEN', line.list)
     if line.length > 0 then waiting[#waiting + 1] = line end
   end
-  while #waiting > 0 and #deliveries < limit do
+  while #waiting > 0 and count < limit do
     local left = {}
-    local share = math.ceil((limit - #deliveries) / #waiting)
+    local share = math.ceil((limit - count) / #waiting)
     for _, line in ipairs(waiting) do
-      local wanted = math.min(share, limit - #deliveries, line.length)
+      local wanted = math.min(share, limit - count, line.length)
       if wanted > 0 then
         for _, element in ipairs(call('RPOP', line.list, wanted) or {}) do take(element, line.queue) end
         line.length = line.length - wanted
@@ -187,7 +192,7 @@ local function take_shares(lines)
 end
 
 for _, step in ipairs({0, 3, 6, 9}) do
-  if #deliveries < limit then
+  if count < limit then
     local lines, mixed = {}, false
     for _, queue in ipairs(open) do
       local list = P .. queue .. STEPS[step]
@@ -195,7 +200,7 @@ for _, step in ipairs({0, 3, 6, 9}) do
       mixed = mixed or is_uneven(list)
     end
     if mixed then
-      while #deliveries < limit and take_least(lines) do end
+      while count < limit and take_least(lines) do end
       for _, line in ipairs(lines) do
         if is_uneven(line.list) and call('EXISTS', line.list) == 0 then call('SREM', UNEVEN, line.list) end
       end

@@ -2,8 +2,8 @@
 --
 -- ARGV[4] {worker, end of the lease in microseconds, now in Celery's seconds, how to stop what runs, as `i` of its record has
 --   it, ids}
--- Returns for each {0} unknown, {1} finished, {2, holder}, {3, phase before, delivery as `reserve` has it}, or {4, worker of
---   Python's, empty where it has not told}.
+-- Returns for each {0} unknown, {1} finished, {2, holder}, {3, phase before, {reservation, id, queue, envelope, priority,
+--   deliveries, begun, revoked, head}}, or {4, worker of Python's, empty where it has not told}.
 
 local order = cmsgpack.unpack(ARGV[4])
 local worker, lease_end, seconds, stop, ids = order[1], order[2], order[3], order[4], order[5]
@@ -61,7 +61,7 @@ local function take(id, record, envelope, phase)
   call('HSET', UNACKED, delivery_tag, held_form(envelope, exchange, routing_key))
   call('ZADD', UNACKED_INDEX, seconds, delivery_tag)
   call('ZADD', LEASES, lease_end, tag)
-  return {3, phase, {tag, id, record.q, tonumber(record.p or '0'), tonumber(count), record.b and 1 or 0, 1, envelope,
+  return {3, phase, {tag, id, record.q, envelope, tonumber(record.p or '0'), tonumber(count), record.b and 1 or 0, 1,
     record.h or ''}}
 end
 
