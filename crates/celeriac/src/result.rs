@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::app::Celeriac;
-use crate::backend::Watch;
 use crate::broker::Place;
 use crate::client::Revoked;
 use crate::error::{Error, Result, TaskFailure};
@@ -169,12 +168,10 @@ impl<R> AsyncResult<R> {
     async fn finished(&self, id: &TaskId, deadline: Instant) -> Result<ResultMeta> {
         let backend = &self.app.store().backend;
         loop {
-            let found = backend.fetch(std::slice::from_ref(id)).await;
-            let state = match found {
-                Ok(mut metas) => match metas.pop().flatten() {
-                    Some(meta) if meta.state.is_ready() => return Ok(meta),
-                    other => other.map_or(State::Pending, |meta| meta.state),
-                },
+            let left = deadline.saturating_duration_since(Instant::now());
+            let state = match backend.await_result(id, left.min(WAIT_CHUNK)).await {
+                Ok(Some(meta)) if meta.state.is_ready() => return Ok(meta),
+                Ok(other) => other.map_or(State::Pending, |meta| meta.state),
                 Err(error) if error.is_transient() && Instant::now() < deadline => {
                     tracing::warn!(%error, task_id = %id, "result cannot be read, trying again");
                     tokio::time::sleep(STORE_AWAY_PAUSE).await;
@@ -182,14 +179,8 @@ impl<R> AsyncResult<R> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Error::Timeout { task_id: id.clone(), state });
-            }
-            match backend.wait(&Watch::Result(id.clone()), left.min(WAIT_CHUNK)).await {
-                Ok(_) => {}
-                Err(error) if error.is_transient() => tokio::time::sleep(STORE_AWAY_PAUSE).await,
-                Err(error) => return Err(error.into()),
             }
         }
     }

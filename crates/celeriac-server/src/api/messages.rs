@@ -136,18 +136,18 @@ pub(crate) async fn meta(
     problems.check()?;
     let task_id = TaskId::from(id);
     let deadline = Instant::now() + wait.unwrap_or_default();
+    let backend = &server.app().store().backend;
     loop {
-        let found = server.app().store().backend.fetch(std::slice::from_ref(&task_id)).await?.pop().flatten();
+        let draining = server.draining().is_cancelled();
+        let left = if draining { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
+        let found = tokio::select! {
+            found = backend.await_result(&task_id, left.min(WAIT_PIECE)) => found?,
+            () = server.draining().cancelled(), if !draining => continue,
+        };
         let ready = found.as_ref().is_some_and(|meta| meta.state.is_ready());
-        let left = deadline.saturating_duration_since(Instant::now());
-        if ready || left.is_zero() || server.draining().is_cancelled() {
+        if ready || left.is_zero() {
             let meta = found.map(|meta| meta.encode()).transpose().map_err(celeriac::Error::from)?;
             return Ok(Json(MetaView { meta: meta.as_ref().map(Raw::new), ready }).into_response());
-        }
-        let watch = Watch::Result(task_id.clone());
-        tokio::select! {
-            waited = server.app().store().backend.wait(&watch, left.min(WAIT_PIECE)) => { waited?; }
-            () = server.draining().cancelled() => {}
         }
     }
 }

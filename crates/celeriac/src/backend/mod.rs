@@ -27,6 +27,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// already.
     async fn wait(&self, watch: &Watch, wait: Duration) -> Result<bool>;
 
+    /// The result of a task once it is final, or what is stored when `wait` is over. A store that can tell it with the
+    /// news that it is there spares who waits a look.
+    async fn await_result(&self, task_id: &TaskId, wait: Duration) -> Result<Option<ResultMeta>> {
+        if !wait.is_zero() {
+            self.wait(&Watch::Result(task_id.clone()), wait).await?;
+        }
+        Ok(self.fetch(std::slice::from_ref(task_id)).await?.pop().flatten())
+    }
+
     /// Forgets the results, logs and steps of tasks that are finished; others stay.
     async fn forget(&self, ids: &[TaskId]) -> Result<()>;
 

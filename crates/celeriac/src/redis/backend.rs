@@ -43,6 +43,21 @@ impl Backend for RedisStore {
         Ok(outcomes.into_iter().map(recorded).collect())
     }
 
+    async fn await_result(&self, task_id: &TaskId, wait: Duration) -> Result<Option<ResultMeta>> {
+        let key = self.link.keys().meta(task_id.as_str());
+        let mut command = redis::cmd("GET");
+        command.arg(&key);
+        let look = || {
+            let look = async {
+                let answer = self.link.read("wait", &command).await?;
+                value::bytes(&answer).map(|bytes| self.meta(task_id, bytes)).transpose()
+            };
+            look.boxed()
+        };
+        let ready = |found: &Option<ResultMeta>| found.as_ref().is_some_and(|meta| meta.state.is_ready());
+        self.look_until(vec![key.clone()], wait, look, ready).await
+    }
+
     async fn fetch(&self, ids: &[TaskId]) -> Result<Vec<Option<ResultMeta>>> {
         let mut metas = Vec::with_capacity(ids.len());
         for ids in ids.chunks(FETCHED_MAX) {
@@ -62,18 +77,8 @@ impl Backend for RedisStore {
         let keys = self.link.keys();
         match watch {
             Watch::Result(id) => {
-                let key = keys.meta(id.as_str());
-                let mut command = redis::cmd("GET");
-                command.arg(&key);
-                let look = || {
-                    let look = async {
-                        let answer = self.link.read("wait", &command).await?;
-                        let meta = value::bytes(&answer).map(|bytes| self.meta(id, bytes)).transpose()?;
-                        Ok(meta.is_some_and(|meta| meta.state.is_ready()))
-                    };
-                    look.boxed()
-                };
-                self.look_until(vec![key.clone()], wait, look, |there| *there).await
+                let meta = self.await_result(id, wait).await?;
+                Ok(meta.is_some_and(|meta| meta.state.is_ready()))
             }
             Watch::Log { task_id, after } => {
                 let key = keys.log(task_id.as_str());
@@ -313,6 +318,11 @@ impl RedisStore {
                 return Ok(found);
             }
             bell.wait(deadline).await;
+            // Most often it is what was waited for: only where it is not, the bell is armed again.
+            let found = look().await?;
+            if enough(&found) || Instant::now() >= deadline {
+                return Ok(found);
+            }
         }
     }
 

@@ -109,6 +109,22 @@ pub async fn waiting_for_a_result_to_come(store: &Store, _: &ManualClock) {
     assert_eq!(meanwhile(wait, finish).await, Some(State::Success));
 }
 
+/// A result that comes is handed to who waits for it; who does not wait gets what is there.
+pub async fn awaiting_a_result(store: &Store, _: &ManualClock) {
+    let backend = &store.backend;
+    let found = |meta: Option<ResultMeta>| meta.map(|meta| meta.state);
+    assert_eq!(found(backend.await_result(&id("a"), Duration::ZERO).await.unwrap()), None);
+    let finish = async {
+        record(store, result("a", State::Started)).await;
+        let started = backend.await_result(&id("a"), Duration::from_millis(5)).await;
+        assert_eq!(found(started.unwrap()), Some(State::Started));
+        record(store, result("a", State::Success)).await;
+    };
+    let wait = async { found(backend.await_result(&id("a"), FOREVER).await.unwrap()) };
+    assert_eq!(meanwhile(wait, finish).await, Some(State::Success));
+    assert_eq!(found(backend.await_result(&id("a"), Duration::ZERO).await.unwrap()), Some(State::Success));
+}
+
 /// A wait for what does not come is over some time.
 pub async fn waiting_for_a_result_in_vain(store: &Store, _: &ManualClock) {
     record(store, result("a", State::Retry)).await;

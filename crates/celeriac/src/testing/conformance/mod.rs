@@ -148,6 +148,7 @@ macro_rules! store_suite {
                     unfinished_states_follow_each_other
                     waiting_for_a_result_that_is_there
                     waiting_for_a_result_to_come
+                    awaiting_a_result
                     waiting_for_a_result_in_vain
                     forget_spares_the_unfinished
                     sweep_goes_by_age
