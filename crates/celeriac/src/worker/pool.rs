@@ -59,9 +59,9 @@ pub(super) fn start(
     signal: Arc<CancelSignal>,
     slot: Option<OwnedSemaphorePermit>,
 ) {
-    let shared = Arc::clone(shared);
     let runs = shared.runs.clone();
-    runs.spawn(async move { run(shared, delivery, call, signal, slot).await });
+    // It is large, and the runtime moves what it is given more than once.
+    runs.spawn(Box::pin(run(Arc::clone(shared), delivery, call, signal, slot)));
 }
 
 async fn run(
