@@ -186,6 +186,36 @@ local function publish(message, fenced, why)
   return true
 end
 
+-- Whether nothing is known yet of any of these messages' tasks, as of most that are sent, none waits for its time, and no
+-- two are of one task.
+local function are_new(messages)
+  local keys, seen, count = {}, {}, 0
+  for _, message in ipairs(messages) do
+    local id = message[1]
+    if message[5] or seen[id] or records[id] or states[id] then return false end
+    seen[id] = true
+    keys[count + 1], keys[count + 2] = task_key(id), R .. 'celery-task-meta-' .. id
+    count = count + 2
+  end
+  for from = 1, count, 1000 do
+    if call('EXISTS', unpack(keys, from, math.min(from + 999, count))) > 0 then return false end
+  end
+  return true
+end
+
+-- The same as `publish` for one of those.
+local function publish_new(message)
+  local id, queue, priority, tags, head = message[1], message[3], message[4], message[7], message[9]
+  local n = number()
+  call('XADD', TASKS, n .. '-0', 'i', id)
+  call('HSET', task_keys[id], 'n', n, 'k', message[2], 'q', queue, 'u', now_text)
+  if priority > 0 then call('HSET', task_keys[id], 'p', tostring(priority)) end
+  if tags then call('HSET', task_keys[id], 'j', tags) end
+  if head then call('HSET', task_keys[id], 'h', head) end
+  local item = {element = ARGV[message[8]], priority = priority, place = tonumber(n)}
+  gather(arriving, list_of(queue, priority), item)
+end
+
 local function chord_key(group) return R .. 'celery-taskset-meta-' .. group end
 
 local function expire(key)
@@ -386,8 +416,13 @@ local function commit(transaction, place)
   end
   local ready, duplicates = {}, {}
   if transaction[4] then
+    local all_new = are_new(transaction[4])
     for _, message in ipairs(transaction[4]) do
-      if not publish(message, fenced, why) then duplicates[#duplicates + 1] = message[1] end
+      if all_new then
+        publish_new(message)
+      elseif not publish(message, fenced, why) then
+        duplicates[#duplicates + 1] = message[1]
+      end
     end
   end
   if transaction[5] then
