@@ -73,8 +73,48 @@ async fn one(args: &Bench, program: &Path, bar: &ProgressBar) -> Result<Figures,
     app.purge(&app.config().task_default_queue).await?;
     bar.inc(1);
     engine::measure(&app, args, bar, &mut figures).await?;
+    figures.rows.extend(ratios(&figures));
     server.stop().await;
     Ok(figures)
+}
+
+/// How the figures of this very run stand to each other: what they are worth on a machine that others share.
+fn ratios(figures: &Figures) -> Vec<(&'static str, &'static str, f64)> {
+    let ratios = [
+        (
+            "Rust tasks to Celery prefork",
+            "run with result, backlog drained",
+            "Celery prefork, run with result",
+        ),
+        (
+            "Python tasks to Celery prefork",
+            "the same application, run with result",
+            "Celery prefork, run with result",
+        ),
+        (
+            "Python tasks to Celery's solo workers",
+            "the same application, run with result",
+            "as many of Celery's solo workers, run with result",
+        ),
+        (
+            "round trip of a Python task, p50, to Celery prefork",
+            "the same application, round trip when idle, p50",
+            "Celery prefork, round trip when idle, p50",
+        ),
+        (
+            "round trip of a Python task, p99, to Celery prefork",
+            "the same application, round trip when idle, p99",
+            "Celery prefork, round trip when idle, p99",
+        ),
+        (
+            "memory of a Python worker to Celery prefork",
+            "the same application, memory of all processes",
+            "Celery prefork, memory of all processes",
+        ),
+    ];
+    let figure = |name| figures.rows.iter().find(|row| row.0 == name).map(|row| row.2);
+    let ratio = |(name, ours, theirs)| Some((name, "×", figure(ours)? / figure(theirs)?));
+    ratios.into_iter().filter_map(ratio).collect()
 }
 
 /// Who runs the tasks of a Python application.
