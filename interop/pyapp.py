@@ -1,6 +1,7 @@
 """A Celery application as its users write them, which knows nothing of celeriac. The tests run it with Celery's worker and
 with celeriac's, and expect the same of both."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -20,6 +21,13 @@ app.conf.update(
     task_default_queue="pyapp",
     worker_soft_shutdown_timeout=float(os.environ.get("INTEROP_SOFT", 0)),
 )
+if "INTEROP_VISIBILITY" in os.environ:
+    # A worker of Celery's looks all the time for what nobody has vouched for that long.
+    app.conf.broker_transport_options = {
+        "visibility_timeout": float(os.environ["INTEROP_VISIBILITY"]),
+        "unacked_restore_interval": 0.5,
+        "unacked_restore_throttle": 1,
+    }
 logger = get_task_logger(__name__)
 
 
@@ -200,6 +208,20 @@ def slow(seconds, word):
 @app.task(acks_late=True)
 def slow_late(seconds, word):
     return slow(seconds, word)
+
+
+@app.task
+async def nap(seconds, word):
+    """As `slow`, for the pool that has a loop."""
+    note(f"begin {word}")
+    await asyncio.sleep(seconds)
+    note(f"end {word}")
+    return word
+
+
+@app.task(acks_late=True)
+async def nap_late(seconds, word):
+    return await nap(seconds, word)
 
 
 @app.task(soft_time_limit=1)

@@ -53,36 +53,48 @@ def kill(worker):
     worker.process.wait(PATIENCE)
 
 
-def test_children_die_with_the_worker(app):
-    worker = app.start()
+@pytest.fixture(params=["prefork", "threads", "asyncio"])
+def pool(request):
+    return request.param
+
+
+def begun(app, pool, word, seconds=3600, late=False, **options):
+    """A task that runs, of the kind that the pool is for."""
+    name = ("nap" if pool == "asyncio" else "slow") + ("_late" if late else "")
+    result = getattr(app.tasks, name).apply_async((seconds, word), **options)
+    app.noted(f"begin {word}")
+    return result
+
+
+def test_children_die_with_the_worker(app, pool):
+    worker = app.start("-P", pool)
     app.tasks.with_grandchild.apply_async(time_limit=600)
     grandchild = int(app.note_that("grandchild"))
-    pool = stats(app)
-    pids = [*pool["processes"], pool["zygote"], grandchild]
+    started = stats(app)
+    pids = [*started["processes"], started["zygote"], grandchild]
     assert all(map(lives, pids))
     kill(worker)
     for pid in pids:
         gone(pid)
 
 
-def test_late_tasks_of_a_killed_worker_run_elsewhere(app):
-    worker = app.start()
-    result = app.tasks.slow_late.delay(3, "late")
-    app.noted("begin late")
+def test_late_tasks_of_a_killed_worker_run_elsewhere(app, pool):
+    worker = app.start("-P", pool)
+    result = begun(app, pool, "late", seconds=3, late=True)
     kill(worker)
-    app.start(node=OTHER)
+    app.start("-P", pool, node=OTHER)
     assert result.get(timeout=PATIENCE) == "late"
     assert app.place.notes().count("begin late") == 2
 
 
-def test_early_tasks_of_a_killed_worker_fail_and_say_so(app):
-    worker = app.start()
-    result = app.tasks.slow.apply_async((600, "early"), link_error=app.tasks.errback.s())
-    part = chord([app.tasks.slow.s(600, "part"), app.tasks.add.s(1, 1)], app.tasks.xsum.s())()
-    app.noted("begin early")
+def test_early_tasks_of_a_killed_worker_fail_and_say_so(app, pool):
+    worker = app.start("-P", pool)
+    result = begun(app, pool, "early", link_error=app.tasks.errback.s())
+    slow = app.tasks.nap if pool == "asyncio" else app.tasks.slow
+    part = chord([slow.s(3600, "part"), app.tasks.add.s(1, 1)], app.tasks.xsum.s())()
     app.noted("begin part")
     kill(worker)
-    app.start(node=OTHER)
+    app.start("-P", pool, node=OTHER)
     with pytest.raises(WorkerLostError):
         result.get(timeout=PATIENCE)
     app.noted(f"errback {result.id}")
@@ -91,13 +103,52 @@ def test_early_tasks_of_a_killed_worker_fail_and_say_so(app):
     assert app.place.notes().count("begin early") == 1
 
 
+def test_a_killed_worker_leaves_nothing_behind_by_default(app):
+    """With the settings that everybody has: whatever its tasks were at, all of them end."""
+    (app.place.folder / "celeriac.toml").unlink()
+    worker = app.start(concurrency=4)
+    tracked = app.tasks.tracked.delay(str(app.place.folder / "never"))
+    until(lambda: tracked.state == "STARTED", "the state is not there")
+    early = begun(app, "prefork", "early", link_error=app.tasks.errback.s())
+    late = begun(app, "prefork", "late", seconds=1, late=True)
+    progress = app.tasks.progress.delay(str(app.place.folder / "never"))
+    until(lambda: progress.state == "PROGRESS", "the state is not there")
+    waits = [app.tasks.add.delay(n, n) for n in range(4)]
+    kill(worker)
+    killed = time.monotonic()
+    app.start(node=OTHER)
+    until(lambda: app.place.notes().count("begin late") == 2, "nobody has begun it again")
+    print(f"begun elsewhere {time.monotonic() - killed:.1f} s after its worker was killed")
+    assert late.get(timeout=PATIENCE) == "late"
+    assert [result.get(timeout=PATIENCE) for result in waits] == [0, 2, 4, 6]
+    for result in [tracked, early, progress]:
+        with pytest.raises(WorkerLostError):
+            result.get(timeout=PATIENCE)
+        assert result.state == "FAILURE"
+    app.noted(f"errback {early.id}")
+    assert app.place.notes().count("begin early") == 1
+    until(lambda: app.place.redis.hlen("unacked") == 0, "something is still held")
+
+
 def test_a_task_that_runs_long_runs_once(app):
-    app.start(concurrency=1)
-    app.start(node=OTHER, concurrency=1)
-    results = [app.tasks.slow_late.delay(8, f"long {n}") for n in range(2)]
-    assert [result.get(timeout=PATIENCE) for result in results] == ["long 0", "long 1"]
-    for n in range(2):
-        assert app.place.notes().count(f"begin long {n}") == 1
+    """Six times as long as a lease, and as the time after which the worker of Celery's beside them restores what nobody has
+    vouched for."""
+    (app.place.folder / "celeriac.toml").write_text(SETTINGS.replace("visibility_timeout = 2", "visibility_timeout = 5"))
+    env = {"INTEROP_VISIBILITY": "5"}
+    for node in (NODE, OTHER):
+        app.start(node=node, env=env)
+    words = [f"long {n}" for n in range(4)]
+    results = [(app.tasks.slow_late if n % 2 else app.tasks.slow).delay(30, word) for n, word in enumerate(words)]
+    for word in words:
+        app.noted(f"begin {word}")
+    # It has room to run what it would restore.
+    app.kind = "celery"
+    app.start(node="neighbour@interop", concurrency=4, env=env)
+    assert app.get(app.tasks.add.s(1, 1)) == 2
+    assert [result.get(timeout=30 + PATIENCE) for result in results] == words
+    notes = app.place.notes()
+    assert [notes.count(f"{what} {word}") for word in words for what in ("begin", "end")] == [1] * 8
+    until(lambda: app.place.redis.hlen("unacked") == 0, "something is still held")
 
 
 def test_what_is_held_ahead_does_not_wait_for_a_long_task(app):
