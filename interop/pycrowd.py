@@ -26,6 +26,18 @@ async def nap(seconds):
     return seconds
 
 
+@app.task
+async def steps_down(number):
+    """Calls another task as a function, and itself."""
+    await nap(0)
+    return [number, *(await steps_down(number - 1) if number else [])]
+
+
+@app.task
+def runs_a_loop():
+    return asyncio.run(nap(0.01))
+
+
 @app.task(bind=True)
 async def who(self, pause):
     first = self.request.id

@@ -140,6 +140,11 @@ def test_coroutines_in_a_chain(app):
     assert get(chain(app.tasks.nap.s(0), app.tasks.plain.s(3))()) == 3
 
 
+def test_coroutines_call_each_other_as_functions(app):
+    assert get(app.tasks.steps_down.delay(2)) == [2, 1, 0]
+    assert get(app.tasks.runs_a_loop.delay()) == 0.01
+
+
 def test_a_soft_limit_cancels_a_coroutine(app):
     with pytest.raises(Exception) as caught:
         get(app.tasks.soft.delay())

@@ -242,13 +242,16 @@ class Crowd(Child):
 
         for name, task in self.app.tasks.items():
             if inspect.iscoroutinefunction(inspect.unwrap(task.run)):
-                task.run = self._awaiting(name, task.run)
+                task.run = self._awaiting(name, task, task.run)
                 task.__trace__ = trace.build_tracer(name, task, self.app.loader, self.worker.hostname, app=self.app)
 
-    def _awaiting(self, name: str, run: Any) -> Any:
+    def _awaiting(self, name: str, owner: Any, run: Any) -> Any:
         def awaited(*args: Any, **kwargs: Any) -> Any:
-            running: Running = self.current.running
             coroutine = run(*args, **kwargs)
+            running: Running | None = getattr(self.current, "running", None)
+            # Another task calls it as a function: on the loop, where no thread's task is known, or in a thread.
+            if running is None or owner.request.called_directly:
+                return coroutine
             ident = threading.get_ident()
             box: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
