@@ -219,9 +219,26 @@ async def nap(seconds, word):
     return word
 
 
+@app.task
+def holds(word, gate):
+    """Runs until a file is there."""
+    note(f"begin {word}")
+    while not os.path.exists(gate):
+        time.sleep(0.02)
+    return word
+
+
 @app.task(acks_late=True)
-async def nap_late(seconds, word):
-    return await nap(seconds, word)
+def holds_late(word, gate):
+    return holds(word, gate)
+
+
+@app.task(acks_late=True)
+async def holds_late_on_loop(word, gate):
+    note(f"begin {word}")
+    while not os.path.exists(gate):
+        await asyncio.sleep(0.02)
+    return word
 
 
 @app.task(soft_time_limit=1)

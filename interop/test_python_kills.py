@@ -58,10 +58,22 @@ def pool(request):
     return request.param
 
 
-def begun(app, pool, word, seconds=3600, late=False, **options):
-    """A task that runs, of the kind that the pool is for."""
-    name = ("nap" if pool == "asyncio" else "slow") + ("_late" if late else "")
-    result = getattr(app.tasks, name).apply_async((seconds, word), **options)
+@pytest.fixture
+def gate(tmp_path):
+    return tmp_path / "gate"
+
+
+def early(app, pool, word, **options):
+    """A task that runs and would not end, of the kind that the pool is for."""
+    result = (app.tasks.nap if pool == "asyncio" else app.tasks.slow).apply_async((3600, word), **options)
+    app.noted(f"begin {word}")
+    return result
+
+
+def late(app, pool, word, gate):
+    """One with late acknowledgement, that runs until its gate is open."""
+    task = app.tasks.holds_late_on_loop if pool == "asyncio" else app.tasks.holds_late
+    result = task.delay(word, str(gate))
     app.noted(f"begin {word}")
     return result
 
@@ -78,10 +90,11 @@ def test_children_die_with_the_worker(app, pool):
         gone(pid)
 
 
-def test_late_tasks_of_a_killed_worker_run_elsewhere(app, pool):
+def test_late_tasks_of_a_killed_worker_run_elsewhere(app, pool, gate):
     worker = app.start("-P", pool)
-    result = begun(app, pool, "late", seconds=3, late=True)
+    result = late(app, pool, "late", gate)
     kill(worker)
+    gate.touch()
     app.start("-P", pool, node=OTHER)
     assert result.get(timeout=PATIENCE) == "late"
     assert app.place.notes().count("begin late") == 2
@@ -89,7 +102,7 @@ def test_late_tasks_of_a_killed_worker_run_elsewhere(app, pool):
 
 def test_early_tasks_of_a_killed_worker_fail_and_say_so(app, pool):
     worker = app.start("-P", pool)
-    result = begun(app, pool, "early", link_error=app.tasks.errback.s())
+    result = early(app, pool, "early", link_error=app.tasks.errback.s())
     slow = app.tasks.nap if pool == "asyncio" else app.tasks.slow
     part = chord([slow.s(3600, "part"), app.tasks.add.s(1, 1)], app.tasks.xsum.s())()
     app.noted("begin part")
@@ -103,29 +116,30 @@ def test_early_tasks_of_a_killed_worker_fail_and_say_so(app, pool):
     assert app.place.notes().count("begin early") == 1
 
 
-def test_a_killed_worker_leaves_nothing_behind_by_default(app):
+def test_a_killed_worker_leaves_nothing_behind_by_default(app, gate):
     """With the settings that everybody has: whatever its tasks were at, all of them end."""
     (app.place.folder / "celeriac.toml").unlink()
     worker = app.start(concurrency=4)
-    tracked = app.tasks.tracked.delay(str(app.place.folder / "never"))
+    tracked = app.tasks.tracked.delay(str(gate))
     until(lambda: tracked.state == "STARTED", "the state is not there")
-    early = begun(app, "prefork", "early", link_error=app.tasks.errback.s())
-    late = begun(app, "prefork", "late", seconds=1, late=True)
-    progress = app.tasks.progress.delay(str(app.place.folder / "never"))
+    ran_early = early(app, "prefork", "early", link_error=app.tasks.errback.s())
+    ran_late = late(app, "prefork", "late", gate)
+    progress = app.tasks.progress.delay(str(gate))
     until(lambda: progress.state == "PROGRESS", "the state is not there")
     waits = [app.tasks.add.delay(n, n) for n in range(4)]
     kill(worker)
     killed = time.monotonic()
+    gate.touch()
     app.start(node=OTHER)
     until(lambda: app.place.notes().count("begin late") == 2, "nobody has begun it again")
     print(f"begun elsewhere {time.monotonic() - killed:.1f} s after its worker was killed")
-    assert late.get(timeout=PATIENCE) == "late"
+    assert ran_late.get(timeout=PATIENCE) == "late"
     assert [result.get(timeout=PATIENCE) for result in waits] == [0, 2, 4, 6]
-    for result in [tracked, early, progress]:
+    for result in [tracked, ran_early, progress]:
         with pytest.raises(WorkerLostError):
             result.get(timeout=PATIENCE)
         assert result.state == "FAILURE"
-    app.noted(f"errback {early.id}")
+    app.noted(f"errback {ran_early.id}")
     assert app.place.notes().count("begin early") == 1
     until(lambda: app.place.redis.hlen("unacked") == 0, "something is still held")
 
@@ -215,26 +229,28 @@ def test_an_idle_child_that_is_killed_costs_nothing(app):
     until(lambda: len(stats(app)["processes"]) == 2, "the pool is not full again")
 
 
-def test_without_the_zygote_the_worker_ends(app):
+def test_without_the_zygote_the_worker_ends(app, gate):
     worker = app.start()
-    late = app.tasks.slow_late.delay(3, "orphan")
-    app.noted("begin orphan")
+    orphan = late(app, "prefork", "orphan", gate)
     pool = stats(app)
     os.kill(pool["zygote"], signal.SIGKILL)
     assert worker.process.wait(PATIENCE) == 1
     for pid in pool["processes"]:
         gone(pid)
+    gate.touch()
     app.start(node=OTHER)
-    assert late.get(timeout=PATIENCE) == "orphan"
+    assert orphan.get(timeout=PATIENCE) == "orphan"
 
 
-def test_a_warm_shutdown_waits(app):
+def test_a_warm_shutdown_waits(app, gate):
     worker = app.start()
-    result = app.tasks.slow.delay(3, "last")
+    result = app.tasks.holds.delay("last", str(gate))
     app.noted("begin last")
     pool = stats(app)
-    worker.stop()
-    assert worker.process.returncode == 0
+    worker.process.send_signal(signal.SIGTERM)
+    app.noted(f"worker_shutting_down {NODE} SIGTERM Warm 0")
+    gate.touch()
+    assert worker.process.wait(PATIENCE) == 0
     assert result.get(timeout=PATIENCE) == "last"
     for pid in pool["processes"]:
         assert f"worker_process_shutdown {pid}" in app.place.notes()
@@ -293,22 +309,21 @@ def test_a_second_sigquit_does_not_wait(app):
     kill(other)
 
 
-def test_a_deploy_that_kills_loses_nothing(app):
+def test_a_deploy_that_kills_loses_nothing(app, gate):
     """As an orchestrator does it: SIGTERM, and SIGKILL to what is still there."""
     worker = app.start()
-    late = app.tasks.slow_late.delay(5, "deployed")
-    early = app.tasks.slow.delay(600, "deployed early")
-    app.noted("begin deployed")
-    app.noted("begin deployed early")
+    ran_late = late(app, "prefork", "deployed", gate)
+    ran_early = early(app, "prefork", "deployed early")
     worker.process.send_signal(signal.SIGTERM)
     app.noted(f"worker_shutting_down {NODE} SIGTERM Warm 0")
     waits = app.tasks.add.delay(1, 1)
     app.start(node=OTHER)
     assert waits.get(timeout=PATIENCE) == 2
     kill(worker)
-    assert late.get(timeout=PATIENCE) == "deployed"
+    gate.touch()
+    assert ran_late.get(timeout=PATIENCE) == "deployed"
     with pytest.raises(WorkerLostError):
-        early.get(timeout=PATIENCE)
+        ran_early.get(timeout=PATIENCE)
 
 
 def test_a_task_of_a_newer_release_waits_for_a_worker_that_has_it(app):
@@ -353,16 +368,16 @@ def test_a_task_that_always_takes_too_much_memory_is_bounded(app):
     assert result.id in app.place.celeriac("dead", "list").stdout
 
 
-def test_a_cold_shutdown_hands_back(app):
+def test_a_cold_shutdown_hands_back(app, gate):
     worker = app.start()
-    late = app.tasks.slow_late.delay(6, "handed back")
-    app.noted("begin handed back")
+    result = late(app, "prefork", "handed back", gate)
     worker.process.send_signal(signal.SIGQUIT)
     began = time.monotonic()
     worker.process.wait(PATIENCE)
     print(f"cold shutdown took {time.monotonic() - began:.2f} s")
+    gate.touch()
     app.start(node=OTHER)
-    assert late.get(timeout=PATIENCE) == "handed back"
+    assert result.get(timeout=PATIENCE) == "handed back"
 
 
 def test_children_are_replaced_by_count(app):
@@ -383,13 +398,14 @@ def test_children_are_replaced_by_memory(app):
     gone(before)
 
 
-def test_the_pool_follows_what_there_is_to_do(app):
+def test_the_pool_follows_what_there_is_to_do(app, gate):
     app.start("--autoscale", "3,1")
     assert len(stats(app)["processes"]) == 1
-    results = [app.tasks.slow.delay(3, f"scaled {n}") for n in range(3)]
+    results = [app.tasks.holds.delay(f"scaled {n}", str(gate)) for n in range(3)]
     for n in range(3):
         app.noted(f"begin scaled {n}")
     assert len(stats(app)["processes"]) == 3
+    gate.touch()
     for result in results:
         result.get(timeout=PATIENCE)
 
