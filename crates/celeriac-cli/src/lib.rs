@@ -93,7 +93,7 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
     logging::start(&cli.global, level.as_deref())?;
     let python = python::load(&cli.global, &cli.command).await?;
     let (mut base, from_app) = match &python {
-        Some(python) => python.settings(builder.config_ref().clone()),
+        Some(python) => python.settings(builder.config_ref().clone())?,
         None => (builder.config_ref().clone(), celeriac_python::FromApp::default()),
     };
     if python.is_some() {
@@ -139,8 +139,8 @@ async fn dispatch(cli: Cli, builder: Builder, output: Output) -> Result<Exit, Pr
 }
 
 pub(crate) async fn connect(builder: Builder, settings: &Settings) -> Result<Celeriac, Problem> {
-    let mut builder = builder.broker(&settings.broker).config(settings.config.clone());
-    if let Some(backend) = &settings.result_backend {
+    let mut builder = builder.broker(&settings.broker_address).config(settings.config.clone());
+    if let Some(backend) = &settings.result_address {
         builder = builder.result_backend(backend);
     }
     builder.connect().await.map_err(|error| {

@@ -171,6 +171,7 @@ fn problem(error: Error) -> Problem {
             let hint = traceback.trim_end().to_owned();
             Problem::usage(&error).hint(hint)
         }
+        Error::Setting { remedy, .. } => Problem::usage(&error).hint(remedy),
         Error::NoInterpreter(_) | Error::Start { .. } | Error::Version { .. } => Problem::usage(error),
         _ => Problem::new(Exit::Failed, error),
     }
@@ -203,9 +204,9 @@ pub(crate) fn only_there(options: &WorkerOptions) -> Option<&'static str> {
 
 impl Python {
     /// The settings that the application has made, over `base`, and where it says that things are.
-    pub(crate) fn settings(&self, base: Config) -> (Config, FromApp) {
+    pub(crate) fn settings(&self, base: Config) -> Result<(Config, FromApp), Problem> {
         let config = celeriac_python::overlay(&self.manifest, self.beat.is_some(), base);
-        (config, celeriac_python::from_app(&self.manifest))
+        Ok((config, celeriac_python::from_app(&self.manifest).map_err(problem)?))
     }
 
     /// The result backend that the worker beside a server is to be given, where nobody names one: the broker's store, which

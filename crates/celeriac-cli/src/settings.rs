@@ -22,6 +22,10 @@ pub struct Settings {
     pub broker_from: String,
     /// Where results are, when elsewhere.
     pub result_backend: Option<String>,
+    /// Where messages are, with what the application says beside the address of how to get there.
+    pub broker_address: String,
+    /// The same for results.
+    pub result_address: Option<String>,
     /// The settings of the server.
     pub server: ServerConfig,
     /// The rest.
@@ -133,7 +137,14 @@ impl Settings {
             server.webhook_secret = Some(secret);
         }
         let config = file.over(base).map_err(wrong)?;
-        Ok(Self { broker, broker_from, result_backend, server, config })
+        let broker_address = app.broker_address(&broker);
+        let broker_from = if broker_address == broker || app.broker_settings().is_empty() {
+            broker_from
+        } else {
+            format!("{broker_from}, with {} of the application", app.broker_settings().join(" and "))
+        };
+        let result_address = result_backend.as_ref().map(|url| app.result_address(url));
+        Ok(Self { broker, broker_from, result_backend, broker_address, result_address, server, config })
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use celeriac::Config;
 use celeriac::config::Route;
 
+use crate::error::Result;
 use crate::manifest::{Manifest, OURS};
+use crate::ways::Ways;
 
 /// What the application's configuration says of where things are.
 #[derive(Debug, Clone, Default)]
@@ -20,24 +22,53 @@ pub struct FromApp {
     pub broker_prefix: String,
     /// What stands before the keys of results.
     pub result_prefix: String,
+    /// How the broker is reached.
+    pub to_broker: Ways,
+    /// How the result backend is reached.
+    pub to_results: Ways,
+}
+
+impl FromApp {
+    /// The address of the broker, whoever names it, with what the application says beside it: `broker_use_ssl`, and the
+    /// options for Sentinel.
+    #[must_use]
+    pub fn broker_address(&self, url: &str) -> String {
+        self.to_broker.over(url)
+    }
+
+    /// The same for results: `redis_backend_use_ssl`, and the options for Sentinel.
+    #[must_use]
+    pub fn result_address(&self, url: &str) -> String {
+        self.to_results.over(url)
+    }
+
+    /// The settings by which the application says more of the broker than its address.
+    #[must_use]
+    pub fn broker_settings(&self) -> &[&'static str] {
+        self.to_broker.settings()
+    }
 }
 
 /// Where the application says that things are. A result backend that only Python knows is left out: its results are
 /// read there.
-#[must_use]
-pub fn from_app(manifest: &Manifest) -> FromApp {
+///
+/// # Errors
+/// A setting says of a server what cannot be done here.
+pub fn from_app(manifest: &Manifest) -> Result<FromApp> {
     let readable = |url: &&String| {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         matches!(scheme, "redis" | "rediss" | "sentinel" | "valkey" | "valkeys")
     };
-    FromApp {
+    Ok(FromApp {
         // Who asks a server for its store says nothing of where that store is.
         broker: manifest.broker_url.clone().filter(|url| !url.starts_with(OURS)),
         names_broker: manifest.names_broker,
         result_backend: manifest.result_backend.as_ref().filter(readable).cloned(),
         broker_prefix: prefix(&manifest.broker_transport_options),
         result_prefix: prefix(&manifest.result_backend_transport_options),
-    }
+        to_broker: Ways::to_broker(manifest)?,
+        to_results: Ways::to_results(manifest)?,
+    })
 }
 
 fn prefix(options: &serde_json::Map<String, serde_json::Value>) -> String {
@@ -189,9 +220,9 @@ fn unsupported(manifest: &Manifest, beats: bool) -> Vec<(&'static str, &'static 
         "remote control stays on",
     );
     check(
-        manifest.conf.get("broker_use_ssl").is_some_and(serde_json::Value::is_object),
+        manifest.flag("broker_use_ssl") == Some(true),
         "broker_use_ssl",
-        "use a rediss:// address",
+        "with Redis it is a dictionary, for Celery as well; or use a rediss:// address",
     );
     check(
         !beats && !manifest.beat_schedule.is_empty(),
@@ -221,8 +252,8 @@ mod tests {
         });
         let ours = manifest(&ours);
         assert!(foreign_layout(&ours).is_empty());
-        assert_eq!(from_app(&ours).broker_prefix, "p:");
-        assert!(from_app(&ours).names_broker);
+        assert_eq!(from_app(&ours).unwrap().broker_prefix, "p:");
+        assert!(from_app(&ours).unwrap().names_broker);
         let theirs = serde_json::json!({ "sep": ":", "priority_steps": [0, 1, 2], "unacked_key": "unacked" });
         assert_eq!(foreign_layout(&manifest(&theirs)), ["sep", "priority_steps"]);
     }

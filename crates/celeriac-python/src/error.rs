@@ -32,6 +32,16 @@ pub enum Error {
     /// It has ended although it should not have.
     #[error("the Python process that imports the application has ended: {0}")]
     Gone(String),
+    /// A setting of its says what cannot be done here.
+    #[error("{setting}: {why}")]
+    Setting {
+        /// Which, and what in it.
+        setting: String,
+        /// Why.
+        why: &'static str,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// It speaks another version of the frames.
     #[error(
         "the package celeriac that Python finds is of another version (frames {found}, here {expected}); install the one that \

@@ -32,6 +32,7 @@ mod pool;
 mod report;
 mod signature;
 mod source;
+mod ways;
 mod zygote;
 
 pub use beat::{Beat, BeatOptions};
@@ -41,4 +42,5 @@ pub use error::{Error, Result};
 pub use find::interpreter;
 pub use manifest::Manifest;
 pub use pool::{Pool, PoolOptions};
+pub use ways::Ways;
 pub use zygote::{StartOptions, Zygote, describe};

@@ -27,6 +27,7 @@ _SETTINGS = (
     "worker_pool", "worker_pool_restarts", "worker_prefetch_multiplier", "worker_send_task_events",
     "worker_soft_shutdown_timeout", "worker_state_db", "worker_timer", "worker_consumer", "worker_agent",
     "worker_cancel_long_running_tasks_on_connection_loss", "broker_use_ssl",
+    "redis_backend_use_ssl",
 )  # fmt: skip
 
 

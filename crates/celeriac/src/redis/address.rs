@@ -2,7 +2,8 @@
 //!
 //! `redis://[[user]:password@]host[:port][/db]`, the same with `rediss://` for TLS, where
 //! `?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE` may follow, `redis+socket:///path[?db=]`, and
-//! `sentinel://[[user]:password@]host[:port][,host[:port]…][/service][/db][?service=&db=…]`.
+//! `sentinel://[[user]:password@]host[:port][,host[:port]…][/service][/db][?service=&db=…]`. Of Sentinels each may have an
+//! address of its own, as Celery has them: `sentinel://host:port/db;sentinel://host:port/db`.
 
 use crate::store::{Error, Result};
 
@@ -19,6 +20,8 @@ pub(crate) struct Address {
     pub(super) password: Option<String>,
     pub(super) db: i64,
     pub(super) tls: bool,
+    /// The Sentinels speak TLS as well.
+    pub(super) sentinel_tls: bool,
     /// A file with the certificate of an authority of one's own: `ssl_ca_certs`.
     pub(super) ca_file: Option<String>,
     /// Files with the client's own certificate and its key: `ssl_certfile`, `ssl_keyfile`.
@@ -57,14 +60,24 @@ impl Address {
                      sentinel://host:port,host:port/service"
                 .to_owned(),
         };
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("there is no scheme".to_owned()))?;
+        // More Sentinels, each with an address of its own. Who they let in, and to which database, is said by the first.
+        let mut addresses = url.split(";sentinel://");
+        let (first, others) = (addresses.next().unwrap_or_default(), addresses);
+        let (scheme, rest) = first.split_once("://").ok_or_else(|| wrong("there is no scheme".to_owned()))?;
         // A password may hold any character but `@` is taken at its last place, as browsers and redis-cli do.
         let (credentials, rest) = match rest.rsplit_once('@') {
             Some((credentials, rest)) => (Some(credentials), rest),
             None => (None, rest),
         };
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let query = Query::read(query, &wrong)?;
+        let mut query = Query::read(query, &wrong)?;
+        let mut more_nodes = Vec::new();
+        for other in others {
+            let other = other.rsplit_once('@').map_or(other, |(_, place)| place);
+            let (place, more) = other.split_once('?').unwrap_or((other, ""));
+            more_nodes.push(place.split_once('/').map_or(place, |(hosts, _)| hosts));
+            query.0.append(&mut Query::read(more, &wrong)?.0);
+        }
         let (mut username, mut password) = (None, None);
         if let Some(credentials) = credentials {
             let (user, word) = credentials.split_once(':').unwrap_or((credentials, ""));
@@ -72,7 +85,7 @@ impl Address {
             password = Some(decoded(word)).filter(|word| !word.is_empty());
         }
         let (tls, socket, sentinel) = match scheme {
-            "redis" | "valkey" => (false, false, false),
+            "redis" | "valkey" => (query.flag("ssl"), false, false),
             "rediss" | "valkeys" => (true, false, false),
             "redis+socket" | "redis+unix" | "unix" | "socket" => (false, true, false),
             "sentinel" => (query.flag("ssl"), false, true),
@@ -94,12 +107,16 @@ impl Address {
             let mut segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
             let db = segments.pop_if(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
             let place = if sentinel {
-                let nodes = hosts.split([',', ';']).filter(|node| !node.is_empty());
+                let nodes = hosts.split([',', ';']).chain(more_nodes).filter(|node| !node.is_empty());
                 let nodes: Vec<_> =
                     nodes.map(|node| host_and_port(node, SENTINEL_PORT, &wrong)).collect::<Result<_>>()?;
                 let service = query.text("service").or_else(|| query.text("master_name"));
                 let service = service.or_else(|| segments.pop().map(decoded)).ok_or_else(|| {
-                    wrong("the name of the service that Sentinel watches is missing".to_owned())
+                    wrong(
+                        "the name of the service that Sentinel watches is missing, which is the option master_name of \
+                         Celery's"
+                            .to_owned(),
+                    )
                 })?;
                 let (username, password) = (query.text("sentinel_username"), query.text("sentinel_password"));
                 Place::Sentinel { nodes, service, username, password }
@@ -135,7 +152,8 @@ impl Address {
             (None, None) => None,
         };
         let ca_file = query.text("ssl_ca_certs");
-        Ok(Self { place, username, password, db, tls, ca_file, client_files, shown })
+        let sentinel_tls = query.text("sentinel_ssl").map_or(tls, |_| query.flag("sentinel_ssl"));
+        Ok(Self { place, username, password, db, tls, sentinel_tls, ca_file, client_files, shown })
     }
 }
 
@@ -145,7 +163,7 @@ struct Query(Vec<(String, String)>);
 impl Query {
     /// What celery, kombu and redis-py know and what has a meaning here. Those without one are accepted by name, so that
     /// an application's URL works as it is.
-    const KNOWN: [&str; 22] = [
+    const KNOWN: [&str; 23] = [
         "db",
         "virtual_host",
         "username",
@@ -154,6 +172,7 @@ impl Query {
         "master_name",
         "sentinel_username",
         "sentinel_password",
+        "sentinel_ssl",
         "ssl",
         "ssl_cert_reqs",
         "ssl_ca_certs",
@@ -272,6 +291,11 @@ mod tests {
         );
         let by_query = parsed("sentinel://a:1;b:26379/1?service=mymaster");
         assert_eq!((by_query.place, by_query.db), (expected("mymaster"), 1));
+        let as_celery =
+            parsed("sentinel://:pw@a:1/2;sentinel://:pw@b/2?master_name=mymaster&ssl=1&sentinel_ssl=false");
+        assert_eq!((as_celery.place, as_celery.db), (expected("mymaster"), 2));
+        assert_eq!(as_celery.password.as_deref(), Some("pw"));
+        assert_eq!((as_celery.tls, as_celery.sentinel_tls), (true, false));
     }
 
     #[test]

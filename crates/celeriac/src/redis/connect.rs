@@ -49,15 +49,15 @@ impl Connector {
     /// A client of the present master.
     pub(super) async fn client(&self, protocol: ProtocolVersion) -> Result<Client> {
         let found = match &self.address.place {
-            Place::Tcp(host, port) => self.client_of(self.tcp(host, *port), protocol)?,
+            Place::Tcp(host, port) => self.client_of(Self::tcp(host, *port, self.address.tls), protocol)?,
             Place::Socket(path) => self.client_of(ConnectionAddr::Unix(PathBuf::from(path)), protocol)?,
             Place::Sentinel { .. } => {
                 let (host, port) = self.ask_sentinels().await?;
-                self.client_of(self.tcp(&host, port), protocol)?
+                self.client_of(Self::tcp(&host, port, self.address.tls), protocol)?
             }
         };
         match self.ask_cluster(&found).await? {
-            Some((host, port)) => self.client_of(self.tcp(&host, port), protocol),
+            Some((host, port)) => self.client_of(Self::tcp(&host, port, self.address.tls), protocol),
             None => Ok(found),
         }
     }
@@ -117,9 +117,9 @@ impl Connector {
         Ok(())
     }
 
-    fn tcp(&self, host: &str, port: u16) -> ConnectionAddr {
+    fn tcp(host: &str, port: u16, tls: bool) -> ConnectionAddr {
         let host = host.to_owned();
-        if self.address.tls {
+        if tls {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
         } else {
             ConnectionAddr::Tcp(host, port)
@@ -213,7 +213,8 @@ impl Connector {
         if let Some(password) = password {
             settings = settings.set_password(password);
         }
-        let client = self.open_client(self.info(self.tcp(host, port), settings)?)?;
+        let client =
+            self.open_client(self.info(Self::tcp(host, port, self.address.sentinel_tls), settings)?)?;
         let mut connection = self.open(&client, self.config()).await?;
         let answer: Value = redis::cmd("SENTINEL")
             .arg("get-master-addr-by-name")
