@@ -30,11 +30,13 @@ from collections.abc import AsyncIterator, Collection
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import httpx
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 SERVER = "http://127.0.0.1:8787"
 #: A wait for a result is the server's to end; this is for a server that does not answer at all.
@@ -190,19 +192,32 @@ class _Upstream:
 
         async def chunks() -> AsyncIterator[bytes]:
             # Cut off half-way, by either side, the stream ends: who wants more comes again and says where it was.
-            try:
-                with contextlib.suppress(httpx.TransportError):
-                    async for chunk in answer.aiter_raw():
-                        yield chunk
-            finally:
-                await answer.aclose()
+            with contextlib.suppress(httpx.TransportError):
+                async for chunk in answer.aiter_raw():
+                    yield chunk
 
-        return StreamingResponse(chunks(), answer.status_code, _kept(answer))
+        return _Passed(answer, chunks())
 
     def _away(self, why: Exception) -> Response:
         detail = f"celeriac serve cannot be reached at {self._server}: {why or type(why).__name__}"
         problem = {"type": "about:blank", "title": "no answer", "status": 502, "detail": detail}
         return JSONResponse(problem, 502, media_type="application/problem+json")
+
+
+class _Passed(StreamingResponse):
+    """A stream from the server, which is closed there whatever becomes of it here: a client may be gone before the first
+    chunk is asked for, and then nothing in the stream itself would ever run."""
+
+    def __init__(self, answer: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(chunks, answer.status_code, _kept(answer))
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._answer.aclose()
 
 
 def _kept(answer: httpx.Response) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """The router, in an application of its own process, with a server and a worker behind it."""
 
+import asyncio
 import contextlib
 import json
 import sys
+import urllib.request
 
 import pytest
 from conftest import PATIENCE, free_port, until
@@ -80,6 +82,65 @@ def test_a_stream_passes_unbuffered_and_goes_on_where_it_was(web, tmp_path):
     assert [int(frame["id"]) for frame in rest] == list(range(int(seen["id"]) + 1, int(seen["id"]) + 1 + len(rest)))
     with web.stream("GET", place, params={"after": rest[-1]["id"]}) as stream:
         assert stream.status_code == 204
+
+
+def open_streams(place):
+    """How many the server of celeriac's has."""
+    with urllib.request.urlopen(place.api + "/metrics", timeout=PATIENCE) as answer:
+        return next(float(line.split()[1]) for line in answer.read().decode().splitlines() if line.startswith("celeriac_streams "))
+
+
+def test_a_client_that_goes_away_leaves_no_stream_open_and_its_task_alone(web, shared, tmp_path):
+    before, mark = open_streams(shared), tmp_path / "mark"
+    sent = send(web, "lone_token", str(mark))
+    with contextlib.ExitStack() as clients:
+        # Forgotten, they would close their streams.
+        kept = []
+        for _ in range(5):
+            stream = clients.enter_context(web.stream("GET", f"/tasks/{sent['id']}/events"))
+            kept.append(frames(stream.iter_lines()))
+            # Nothing more comes: nobody finds out by writing that there is no reader.
+            next(frame for frame in kept[-1] if frame["event"] == "token")
+        assert open_streams(shared) == before + 5
+    until(lambda: open_streams(shared) == before, "streams of clients that are gone stay open")
+    assert web.get(f"/tasks/{sent['id']}").json()["state"] == "STARTED"
+    mark.touch()
+    assert web.get(f"/tasks/{sent['id']}/result", params={"wait": 30}).json()["state"] == "SUCCESS"
+
+
+def test_a_client_that_is_gone_before_its_stream_begins_leaves_none_open(shared, tmp_path):
+    """What a server of ASGI does that is told so late that nothing was sent."""
+    import fastapi
+
+    import celeriac.fastapi
+
+    api = fastapi.FastAPI()
+    api.include_router(celeriac.fastapi.router(shared.app, server=shared.api))
+    before, mark = open_streams(shared), tmp_path / "mark"
+    sent = shared.proj.lone_token.delay(str(mark))
+    until(lambda: any(event == "token" for event, _ in shared.log_of(sent.id)), "it does not run")
+    path = f"/tasks/{sent.id}/events"
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+             "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [], "scheme": "http",
+             "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1), "root_path": ""}  # fmt: skip
+    told = asyncio.Event()
+
+    async def receive():
+        await told.wait()
+        return {"type": "http.disconnect"}
+
+    async def send_nothing(message):
+        told.set()
+        await asyncio.Event().wait()
+
+    async def main():
+        await api(scope, receive, send_nothing)
+        assert told.is_set(), "it came to its answer"
+        await asyncio.to_thread(until, lambda: open_streams(shared) == before, "the stream stays open")
+
+    asyncio.run(main())
+    mark.touch()
+    assert sent.get(timeout=PATIENCE) is None
 
 
 def test_a_task_that_runs_is_stopped(web, tmp_path):
