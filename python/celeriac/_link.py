@@ -41,6 +41,15 @@ class Link(Protocol):
     def revoke(self, ids: list[str], arguments: dict[str, Any]) -> None:
         """Revokes tasks."""
 
+    def forget(self, task_id: str) -> None:
+        """Forgets a task, once it is finished."""
+
+    def save_group(self, group_id: str, result: Any) -> None:
+        """Keeps a group under its id, in its tuple form."""
+
+    def group(self, group_id: str) -> Any:
+        """The tuple form of a group that was kept."""
+
 
 #: Set in the processes of a worker.
 _worker: Link | None = None
@@ -95,6 +104,15 @@ class Server:
     def revoke(self, ids: list[str], arguments: dict[str, Any]) -> None:
         how = {"ids": ids, "terminate": bool(arguments.get("terminate"))}
         self._ask("POST", "/tasks/revoke", how)
+
+    def forget(self, task_id: str) -> None:
+        self._ask("DELETE", f"/tasks/{quote(task_id, safe='')}/meta")
+
+    def save_group(self, group_id: str, result: Any) -> None:
+        self._ask("PUT", f"/groups/{quote(group_id, safe='')}", {"result": result})
+
+    def group(self, group_id: str) -> Any:
+        return self._ask("GET", f"/groups/{quote(group_id, safe='')}")["result"]
 
     def _ask(self, method: str, path: str, body: Any = None, wait: float = 0) -> Any:
         headers = dict(self._headers)

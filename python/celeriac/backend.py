@@ -2,7 +2,7 @@
 serve``, written by ``celeriac worker`` together with the end of their task.
 
 ``get`` waits at the server, which answers when the task has ended. Groups and chords work; those of chords are counted, and
-their bodies sent, by the worker. ``GroupResult.save``, ``forget`` and storing results by hand need a store of Celery's.
+their bodies sent, by the worker. Storing results by hand needs a store of Celery's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from celery import states
 from celery.backends.base import BaseBackend
 from celery.exceptions import TimeoutError
-from celery.result import GroupResult
+from celery.result import GroupResult, result_from_tuple
 from kombu.utils.json import dumps
 
 from ._link import Link, link_to
@@ -86,12 +86,18 @@ class Backend(BaseBackend):
         return result
 
     def _forget(self, task_id: str) -> None:
-        raise NotImplementedError("a result is forgotten when it expires; `celeriac` has no way to forget one before")
+        self.link.forget(task_id)
 
     def _save_group(self, group_id: str, result: Any) -> Any:
-        raise NotImplementedError("a group is not kept under its id over celeriac+http://; keep the ids of its tasks")
+        self.link.save_group(group_id, json.loads(dumps(result.as_tuple())))
+        return result
 
-    _restore_group = _delete_group = _save_group
+    def _restore_group(self, group_id: str) -> dict[str, Any] | None:
+        found = self.link.group(group_id)
+        return None if found is None else {"result": result_from_tuple(found, self.app)}
+
+    def _delete_group(self, group_id: str) -> None:
+        raise NotImplementedError("a group that was saved goes when results expire, and not before, over celeriac+http://")
 
     def apply_chord(self, header_result_args: Any, body: Any, **_: Any) -> None:
         """Opens a chord, before its header is sent."""

@@ -217,15 +217,25 @@ def shared(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A place on SQLite: the application knows a server's address and no more, its worker has the file."""
-    folder = tmp_path_factory.mktemp("embedded")
+    for place in opened_embedded(tmp_path_factory.mktemp("embedded")):
+        place.worker()
+        yield place
+
+
+@pytest.fixture
+def embedded_alone(tmp_path: pathlib.Path) -> Any:
+    """The same for one test, with leases that it can wait for and no worker yet."""
+    (tmp_path / "celeriac.toml").write_text("visibility_timeout = 2\nworker_restore_interval = 0.5\n")
+    yield from opened_embedded(tmp_path)
+
+
+def opened_embedded(folder: pathlib.Path) -> Any:
     installed(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         place = Place(folder, "", f"sqlite://{folder}/celeriac.db")
         place.url = "celeriac+" + place.serve()
         monkeypatch.syspath_prepend(str(folder))
-        for made in opened(folder, place.url, monkeypatch, place):
-            made.worker()
-            yield made
+        yield from opened(folder, place.url, monkeypatch, place)
 
 
 def installed(folder: pathlib.Path) -> None:

@@ -57,6 +57,13 @@ def lone_token(until):
     wait_for(until)
 
 
+@app.task(acks_late=False)
+def begins_early(until):
+    """Runs at most once."""
+    note("begun early")
+    wait_for(until)
+
+
 @app.task
 def from_threads():
     def work(number):

@@ -2,10 +2,12 @@
 
 import re
 import sys
+import urllib.error
 
 import pytest
 from celery import chain, chord, group
-from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from celery.result import GroupResult
 from conftest import PATIENCE, free_port, until
 
 
@@ -107,6 +109,74 @@ def test_ends_that_only_the_supervisor_sees(embedded):
     proj = embedded.proj
     found = chord([proj.echo.s(1), proj.dies.s()], proj.total.s())().get(timeout=PATIENCE, propagate=False)
     assert re.match("Dependency .* raised WorkerLostError", str(found))
+
+
+def test_a_task_that_runs_at_most_once_fails_with_its_worker(embedded_alone, tmp_path):
+    place, proj = embedded_alone, embedded_alone.proj
+    doomed = place.worker()
+    result = proj.begins_early.apply_async((str(tmp_path / "never"),), link_error=proj.failed.s())
+    part = chord([proj.begins_early.s(str(tmp_path / "never")), proj.echo.s(1)], proj.total.s())()
+    until(lambda: place.notes().count("begun early") == 2, "they do not run")
+    doomed.kill()
+    place.worker(name="other")
+    with pytest.raises(WorkerLostError):
+        get(result)
+    assert result.state == "FAILURE" and place.fetch(f"/api/v1/tasks/{result.id}")["state"] == "FAILURE"
+    place.noted(f"failed {result.id} WorkerLostError")
+    assert re.match("Dependency .* raised WorkerLostError", str(part.get(timeout=PATIENCE, propagate=False)))
+    assert place.notes().count("begun early") == 2
+
+
+def test_children_are_listed(embedded):
+    result = embedded.proj.sends.delay(4)
+    child = get(result)
+    assert [found.id for found in result.children] == [child]
+    assert [(parent and parent.id, found.id) for parent, found in result.iterdeps(intermediate=True)] == [
+        (None, result.id), (result.id, child)]  # fmt: skip
+
+
+def test_a_group_is_saved_and_restored(embedded):
+    add = embedded.proj.add
+    result = group(add.s(1, 1), chord([add.s(1, 2), add.s(3, 4)], embedded.proj.total.s()))()
+    assert GroupResult.restore(result.id, app=embedded.app) is None
+    result.save()
+    restored = GroupResult.restore(result.id, app=embedded.app)
+    assert restored == result and get(restored) == [2, 10]
+    with pytest.raises(NotImplementedError, match="results expire"):
+        restored.delete()
+
+
+def test_a_result_is_forgotten(embedded, tmp_path):
+    result = embedded.proj.add.delay(2, 3)
+    assert get(result) == 5
+    result.forget()
+    assert embedded.app.AsyncResult(result.id).state == "PENDING"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        embedded.fetch(f"/api/v1/tasks/{result.id}")
+    # One that runs is not: it would be lost to those who wait for it.
+    mark = tmp_path / "mark"
+    runs = embedded.proj.custom.delay(str(mark))
+    until(lambda: runs.state == "HALF", "it does not run")
+    runs.forget()
+    assert runs.state == "HALF"
+    mark.touch()
+    assert get(runs) == "whole"
+    members = group(embedded.proj.echo.s(n) for n in range(3))()
+    assert get(members) == [0, 1, 2]
+    members.forget()
+    assert [embedded.app.AsyncResult(member.id).state for member in members] == ["PENDING"] * 3
+
+
+def test_tasks_that_wait_are_revoked(embedded):
+    add = embedded.proj.add
+    alone = add.apply_async((1, 1), countdown=3600)
+    members = group(add.s(n, n) for n in range(3)).apply_async(countdown=3600)
+    alone.revoke()
+    members.revoke()
+    for result in [alone, *members]:
+        with pytest.raises(TaskRevokedError, match="revoked"):
+            get(result)
+        assert result.state == "REVOKED"
 
 
 def test_a_task_is_revoked(embedded, tmp_path):

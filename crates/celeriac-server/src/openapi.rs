@@ -51,6 +51,7 @@ pub(crate) fn complete(openapi: &OpenApi, config: &ServerConfig, registry: &Regi
         "DeadRequest",
         "Filter",
         "MessagesRequest",
+        "GroupRequest",
     ] {
         schemas[name]["additionalProperties"] = json!(false);
     }

@@ -17,7 +17,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::access::{self, Role};
 use crate::api::{
-    call, dead, messages, metrics, probes, problems, queues, registry, result, retry, revoke, schedules,
+    call, dead, groups, messages, metrics, probes, problems, queues, registry, result, retry, revoke, schedules,
     submit, tasks, workers,
 };
 use crate::input::shown;
@@ -68,6 +68,7 @@ fn task_routes(server: &Server) -> OpenApiRouter<Server> {
     let look = OpenApiRouter::new()
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
+        .routes(routes!(groups::get))
         .routes(routes!(access::stream_token::issue));
     let wait = OpenApiRouter::new()
         .routes(routes!(result::get))
@@ -78,6 +79,8 @@ fn task_routes(server: &Server) -> OpenApiRouter<Server> {
         .routes(routes!(submit::batch))
         .routes(routes!(call::send))
         .routes(routes!(messages::publish))
+        .routes(routes!(groups::save))
+        .routes(routes!(groups::forget))
         .routes(routes!(revoke::one))
         .routes(routes!(revoke::many))
         .routes(routes!(retry::one))

@@ -73,6 +73,15 @@ class Supervisor:
     def revoke(self, ids: list[str], arguments: dict[str, Any]) -> None:
         raise NotImplementedError("a task cannot revoke others on this store; ask the server, or `celeriac revoke`")
 
+    def forget(self, task_id: str) -> None:
+        raise NotImplementedError("a task cannot forget others on this store; a client with the server's address can")
+
+    def save_group(self, group_id: str, result: Any) -> None:
+        raise NotImplementedError("a task cannot save a group on this store; a client with the server's address can")
+
+    def group(self, group_id: str) -> Any:
+        raise NotImplementedError("a task cannot restore a group on this store; a client with the server's address can")
+
     def _hand_over(self, what: dict[str, Any], when: bytes) -> None:
         self._ask(wire.STORE, when + dumps(what).encode())
 

@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod cursor;
 pub(crate) mod dead;
 pub(crate) mod filter;
+pub(crate) mod groups;
 pub(crate) mod messages;
 pub(crate) mod metrics;
 pub(crate) mod probes;

@@ -70,6 +70,10 @@ impl Answer {
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
+        if status == 204 {
+            assert_eq!(self.body, "", "{self:?}");
+            return self;
+        }
         let content_type = self.headers["content-type"].to_str().unwrap();
         let expected = if status < 400 { "application/json" } else { "application/problem+json" };
         assert_eq!(content_type, expected);

@@ -3,6 +3,7 @@
 use celeriac::backend::Record;
 use celeriac::protocol::ResultMeta;
 use celeriac::{Json, State, TaskId};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::client::Api;
@@ -44,6 +45,33 @@ async fn what_is_wrong_is_named_and_nothing_is_done() {
         assert!(places.iter().any(|place| place == at), "{body}: {places:?}");
     }
     assert_eq!(api.app.store().broker.locate(&[TaskId::from("a")]).await.unwrap(), [None]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_are_kept_and_tasks_forgotten() {
+    let api = Api::memory().await;
+    assert_eq!(api.get("/api/v1/groups/g").await.expect(200).body, json!({ "result": null }));
+    let group = json!([["g", null], [[["a", null], null], [["b", null], null]]]);
+    api.send(Method::PUT, "/api/v1/groups/g", Some(json!({ "result": group }))).await.expect(204);
+    assert_eq!(api.get("/api/v1/groups/g").await.expect(200).body["result"], group);
+    for (body, at) in [
+        (json!({}), "/result"),
+        (json!({ "result": [["a", null], null] }), "/result"),
+        (json!({ "result": ["a"] }), "/result"),
+        (json!({ "result": group, "more": 1 }), "/more"),
+    ] {
+        let places = api.send(Method::PUT, "/api/v1/groups/g", Some(body.clone())).await.expect(422).places();
+        assert_eq!(places, [at], "{body}");
+    }
+    let record = Record {
+        results: vec![ResultMeta::new("a", State::Success, Json::parse("5").unwrap())],
+        ..Default::default()
+    };
+    api.app.store().backend.record(vec![record]).await.unwrap();
+    for _ in 0..2 {
+        api.send(Method::DELETE, "/api/v1/tasks/a/meta", None).await.expect(204);
+        assert_eq!(api.get("/api/v1/tasks/a/meta").await.expect(200).body["ready"], false);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
