@@ -90,6 +90,22 @@ def test_children_die_with_the_worker(app, pool):
         gone(pid)
 
 
+def test_what_a_killed_worker_leaves_on_the_disk_goes_with_the_next(app, tmp_path):
+    def folders():
+        return set(tmp_path.iterdir())
+
+    worker = app.start(env={"TMPDIR": str(tmp_path)})
+    [left] = folders()
+    kill(worker)
+    assert folders() == {left}
+    other = app.start(node=OTHER, env={"TMPDIR": str(tmp_path)})
+    [kept] = folders()
+    assert kept != left
+    assert app.get(app.tasks.add.s(1, 1)) == 2
+    assert other.stop() == 0
+    assert not folders()
+
+
 def test_late_tasks_of_a_killed_worker_run_elsewhere(app, pool, gate):
     worker = app.start("-P", pool)
     result = late(app, pool, "late", gate)

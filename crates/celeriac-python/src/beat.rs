@@ -18,12 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::source;
+use crate::source::{self, Source};
 use crate::zygote::send_signal;
 
 /// After one end it is started again after this, and then after twice as long, up to the longest.
@@ -170,7 +169,7 @@ struct Supervised {
     state: Arc<Mutex<State>>,
     closed: Receiver<()>,
     over: tokio_util::sync::DropGuard,
-    _source: TempDir,
+    _source: Source,
 }
 
 impl Supervised {

@@ -16,7 +16,6 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -25,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::frame::{self, Channel, Frame, Reader};
 use crate::manifest::Manifest;
-use crate::source;
+use crate::source::{self, Source};
 
 /// How long it may take to go: what the application does at `worker_shutdown` is part of it.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -97,7 +96,7 @@ pub struct Zygote {
     closing: CancellationToken,
     /// It is gone.
     gone: CancellationToken,
-    _source: TempDir,
+    _source: Source,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,7 +117,7 @@ struct Started {
     channel: Channel,
     pid: u32,
     gone: CancellationToken,
-    source: TempDir,
+    source: Source,
 }
 
 fn start(python: &Path, name: &str) -> Result<Started> {

@@ -17,8 +17,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::access::{self, Role};
 use crate::api::{
-    call, dead, groups, messages, metrics, probes, problems, queues, registry, result, retry, revoke, schedules,
-    submit, tasks, workers,
+    call, dead, groups, messages, metrics, probes, problems, queues, registry, result, retry, revoke,
+    schedules, submit, tasks, workers,
 };
 use crate::input::shown;
 use crate::openapi;
