@@ -245,6 +245,44 @@ def test_an_idle_child_that_is_killed_costs_nothing(app):
     until(lambda: len(stats(app)["processes"]) == 2, "the pool is not full again")
 
 
+@pytest.mark.parametrize("pool, how", [("prefork", "ends"), ("prefork", "hangs"), ("threads", "hangs"), ("asyncio", "ends")])
+def test_a_task_goes_elsewhere_from_a_worker_whose_processes_do_not_come_up(app, pool, how, tmp_path):
+    barren = tmp_path / "barren"
+    (app.place.folder / "celeriac.toml").write_text(SETTINGS + "worker_seat_timeout = 0.5\n")
+    barren.write_text(how)
+    worker = app.start("-P", pool, concurrency=1, env={"INTEROP_BARREN": str(barren)})
+    result = app.tasks.add.delay(1, 1)
+    until(lambda: "it goes back; waiting for one" in worker.text(), "the worker keeps it")
+    until(lambda: app.place.redis.llen("pyapp") == 1, "it does not go back")
+    other = app.start(node=OTHER, concurrency=1)
+    assert result.get(timeout=PATIENCE) == 2
+    assert other.stop() == 0
+    # The worker takes tasks as soon as it has processes.
+    waits = app.tasks.add.delay(2, 2)
+    barren.unlink()
+    assert waits.get(timeout=PATIENCE) == 4
+    if how == "hangs":
+        assert "worker_proc_alive_timeout" in worker.text()
+    assert worker.stop() == 0
+
+
+def test_an_end_that_no_process_can_store_is_left_to_another_worker(app, tmp_path):
+    barren = tmp_path / "barren"
+    (app.place.folder / "celeriac.toml").write_text(SETTINGS + "worker_seat_timeout = 0.5\n")
+    worker = app.start(concurrency=1, env={"INTEROP_BARREN": str(barren)})
+    result = early(app, "prefork", "early", link_error=app.tasks.errback.s())
+    app.start(node=OTHER, concurrency=1)
+    barren.write_text("ends")
+    [child] = stats(app)["processes"]
+    os.kill(child, signal.SIGKILL)
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=PATIENCE)
+    app.noted(f"errback {result.id}")
+    assert "which is left to another worker" in worker.text() and worker.lives()
+    assert app.place.notes().count("begin early") == 1
+    assert worker.stop() == 0
+
+
 def test_without_the_zygote_the_worker_ends(app, gate):
     worker = app.start()
     orphan = late(app, "prefork", "orphan", gate)

@@ -269,10 +269,10 @@ impl Python {
     /// Has the children started.
     pub(crate) fn start_children(&self, options: PoolOptions) -> Children {
         let zygote = self.zygote.clone().expect("a worker has imported the application");
-        let (manifest, leaves) = (&self.manifest, options.leaves_results);
+        let manifest = &self.manifest;
         match self.kind {
-            "threads" => Children::Crowd(Crowd::start(zygote, manifest, "threads", options.size, leaves)),
-            "asyncio" => Children::Crowd(Crowd::start(zygote, manifest, "asyncio", options.size, leaves)),
+            "threads" => Children::Crowd(Crowd::start(zygote, manifest, "threads", &options)),
+            "asyncio" => Children::Crowd(Crowd::start(zygote, manifest, "asyncio", &options)),
             _ => Children::Pool(Pool::start(zygote, manifest, options)),
         }
     }

@@ -58,6 +58,7 @@ struct File {
     worker_revoke_grace: Option<f64>,
     worker_unknown_task_delay: Option<f64>,
     worker_unknown_task_timeout: Option<f64>,
+    worker_seat_timeout: Option<f64>,
     task_routes: Vec<FileRoute>,
     server: FileServer,
 }
@@ -231,6 +232,7 @@ impl File {
             &mut config.worker_unknown_task_timeout,
             duration("worker_unknown_task_timeout", self.worker_unknown_task_timeout)?,
         );
+        set(&mut config.worker_seat_timeout, duration("worker_seat_timeout", self.worker_seat_timeout)?);
         // As Celery's: 0 keeps results for ever.
         let expires = duration("result_expires", self.result_expires)?;
         set(&mut config.result_expires, expires.map(|expires| (!expires.is_zero()).then_some(expires)));

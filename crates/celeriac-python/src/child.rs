@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::frame::{self, Channel, Frame};
 use crate::memory;
 use crate::report::{self, Reports};
-use crate::zygote::{Fate, kill_group, send_signal};
+use crate::zygote::{ChildOptions, Fate, Zygote, kill_group, send_signal};
 
 /// How long the zygote may take to say how a child ended.
 const FATE_PATIENCE: Duration = Duration::from_secs(2);
@@ -85,6 +85,28 @@ struct ToldLoss {
 struct ToldConclusion {
     stored: Option<String>,
     error: Option<String>,
+}
+
+/// Has a child forked, and waits until it is ready; one that is not after `patience` is killed.
+pub(crate) async fn born(
+    zygote: &Zygote,
+    options: &ChildOptions,
+    patience: Duration,
+) -> Result<Child, String> {
+    let (number, channel, fate) = zygote.fork(options).await.map_err(|error| error.to_string())?;
+    let known = fate.clone();
+    let coming = tokio::time::timeout(patience, Child::ready(number, channel, fate));
+    coming.await.unwrap_or_else(|_| {
+        if let Fate::Lives(pid) = *known.borrow() {
+            // It leads a group as soon as it runs.
+            send_signal(pid, Signal::KILL);
+            kill_group(pid);
+        }
+        let seconds = patience.as_secs_f64();
+        Err(format!(
+            "it was not ready after {seconds} s and is killed; worker_proc_alive_timeout gives it longer"
+        ))
+    })
 }
 
 impl Child {

@@ -23,7 +23,7 @@ use crate::child::{self, Child};
 use crate::frame;
 use crate::link::{Answer, Asked, Conversation, Link};
 use crate::manifest::Manifest;
-use crate::pool::{BIRTH_PAUSE, BIRTH_PAUSE_LONGEST};
+use crate::pool::{BIRTH_PAUSE, BIRTH_PAUSE_LONGEST, PoolOptions};
 use crate::report::{self, Reports};
 use crate::zygote::{ChildOptions, Zygote};
 
@@ -42,6 +42,7 @@ struct Inner {
     /// The way to the child that is there.
     child: watch::Sender<Option<Arc<Link>>>,
     options: ChildOptions,
+    birth_patience: Duration,
     closing: CancellationToken,
     /// What looks after children.
     keepers: TaskTracker,
@@ -63,15 +64,15 @@ impl fmt::Debug for Crowd {
 }
 
 impl Crowd {
-    /// Has the child forked; `kind` is `threads` or `asyncio`.
+    /// Has the child forked; `kind` is `threads` or `asyncio`. Of the options it has its size, and what one child is to be.
     #[must_use]
     pub fn start(
         zygote: Arc<Zygote>,
         manifest: &Manifest,
         kind: &'static str,
-        size: usize,
-        leaves_results: bool,
+        options: &PoolOptions,
     ) -> Arc<Self> {
+        let PoolOptions { size, leaves_results, birth_patience, .. } = *options;
         let inner = Arc::new(Inner {
             zygote,
             kind,
@@ -81,6 +82,7 @@ impl Crowd {
             seats: Arc::new(Semaphore::new(size)),
             child: watch::Sender::new(None),
             options: ChildOptions { leaves_results, pool: kind },
+            birth_patience,
             closing: CancellationToken::new(),
             keepers: TaskTracker::new(),
         });
@@ -107,11 +109,7 @@ impl Inner {
     async fn keep(self: Arc<Self>) {
         let mut pause = BIRTH_PAUSE;
         while !self.closing.is_cancelled() {
-            let coming = async {
-                let (number, channel, fate) =
-                    self.zygote.fork(&self.options).await.map_err(|error| error.to_string())?;
-                Child::ready(number, channel, fate).await
-            };
+            let coming = child::born(&self.zygote, &self.options, self.birth_patience);
             let found = tokio::select! {
                 biased;
                 () = self.closing.cancelled() => break,

@@ -14,6 +14,9 @@ use crate::signature;
 /// What an address begins with that leads to a store of celeriac's.
 pub(crate) const OURS: &str = "celeriac+";
 
+/// How long a child may take to be ready, where the application does not say.
+const BIRTH_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What the application is.
 #[derive(Debug, Clone, Deserialize)]
 #[non_exhaustive]
@@ -55,6 +58,9 @@ pub struct Manifest {
     /// Where tasks go by name, as far as that can be told.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// How long a child may take to be ready, in seconds, where the application says so itself.
+    #[serde(default)]
+    pub birth_patience: Option<f64>,
     /// Its settings, those that concern a worker.
     pub conf: Map<String, Value>,
     /// Its tasks, with what they say of themselves.
@@ -115,6 +121,14 @@ impl Manifest {
     pub fn reaches_a_server(&self) -> bool {
         let server = |url: &str| url.starts_with("celeriac+http://") || url.starts_with("celeriac+https://");
         self.own_broker.as_deref().is_some_and(server)
+    }
+
+    /// How long a child may take to be ready: `worker_proc_alive_timeout` where the application has set it. Celery's own
+    /// default is made for processes that import nothing any more, and too short for some that do.
+    #[must_use]
+    pub fn birth_patience(&self) -> Duration {
+        let said = self.birth_patience.filter(|seconds| *seconds > 0.0);
+        said.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(BIRTH_PATIENCE)
     }
 
     /// A setting that is yes or no.

@@ -49,6 +49,8 @@ pub struct PoolOptions {
     /// Children leave results to the worker, which stores each together with the acknowledgement: only where the
     /// application's result backend is the worker's store.
     pub leaves_results: bool,
+    /// A child that is not ready after this is killed, and asked for again.
+    pub birth_patience: Duration,
 }
 
 /// The children.
@@ -215,11 +217,7 @@ impl Inner {
         let prefork = ChildOptions { leaves_results: self.options.leaves_results, pool: "prefork" };
         let mut pause = BIRTH_PAUSE;
         loop {
-            let coming = async {
-                let (number, channel, fate) =
-                    self.zygote.fork(&prefork).await.map_err(|error| error.to_string())?;
-                Child::ready(number, channel, fate).await
-            };
+            let coming = crate::child::born(&self.zygote, &prefork, self.options.birth_patience);
             let found = tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return,

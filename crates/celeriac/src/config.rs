@@ -65,6 +65,10 @@ pub struct Config {
     /// How long a worker that runs another runtime's tasks goes on trying a message whose task no worker that lives knows,
     /// before the task fails as `NotRegistered`. Default 10 s.
     pub worker_unknown_task_timeout: Duration,
+    /// How long a task of another runtime may wait for a process of that, where none can be had. One that has not begun then
+    /// goes back to its queue, and the worker takes none in its stead until there is a process again; one whose end cannot
+    /// be stored is given up, and found by whoever finds its lease expired. Default 60 s.
+    pub worker_seat_timeout: Duration,
     /// Bounds of what tasks may write to their logs.
     pub stream: StreamConfig,
 }
@@ -135,6 +139,7 @@ impl Default for Config {
             worker_revoke_grace: Duration::from_secs(5),
             worker_unknown_task_delay: Duration::from_secs(5),
             worker_unknown_task_timeout: Duration::from_secs(10),
+            worker_seat_timeout: Duration::from_secs(60),
             stream: StreamConfig::default(),
         }
     }
@@ -169,6 +174,7 @@ impl Config {
             worker_revoke_grace,
             worker_unknown_task_delay,
             worker_unknown_task_timeout,
+            worker_seat_timeout,
             stream: StreamConfig { token_interval, token_bytes_max, record_bytes_max },
         } = self;
         let seconds = |time: &Duration| json!(time.as_secs_f64());
@@ -200,6 +206,7 @@ impl Config {
             ("worker_revoke_grace", seconds(worker_revoke_grace)),
             ("worker_unknown_task_delay", seconds(worker_unknown_task_delay)),
             ("worker_unknown_task_timeout", seconds(worker_unknown_task_timeout)),
+            ("worker_seat_timeout", seconds(worker_seat_timeout)),
             ("stream.token_interval", seconds(token_interval)),
             ("stream.token_bytes_max", json!(token_bytes_max)),
             ("stream.record_bytes_max", json!(record_bytes_max)),

@@ -132,6 +132,7 @@ def manifest(worker: Worker) -> dict[str, Any]:
         "broker_transport_options": _plain(dict(conf.broker_transport_options or {})),
         "result_backend_transport_options": _plain(dict(conf.result_backend_transport_options or {})),
         "leaves_results": _leaves_results(app),
+        "birth_patience": _own(conf, "worker_proc_alive_timeout"),
         "queues": list(app.amqp.queues.consume_from),
         "routes": _routes(conf),
         "conf": {name: _plain(conf.get(name)) for name in _SETTINGS},
@@ -151,6 +152,11 @@ def _broker_url(app: Any) -> str | None:
 def _names_broker(conf: Any) -> bool:
     """Whether the application says where messages are; Celery would look for RabbitMQ on this machine."""
     return bool(conf.broker_read_url or conf.get("broker_host") or conf.get("broker_transport"))
+
+
+def _own(conf: Any, name: str) -> Any:
+    """A setting that the application has made itself; the last of the maps are Celery's defaults."""
+    return next((_plain(known[name]) for known in conf.maps[:-1] if name in known), None)
 
 
 def _result_backend(app: Any) -> str | None:

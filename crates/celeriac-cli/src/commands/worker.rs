@@ -80,6 +80,7 @@ pub(crate) async fn run(
             memory_limit_per_child: python.memory_limit(memory_limit_per_child, max_memory_per_child),
             leaves_results: python.leaves_results(&settings.broker)
                 && settings.result_backend.as_deref().is_none_or(|url| python.leaves_results(url)),
+            birth_patience: python.manifest.birth_patience(),
         };
         python.start_children(options)
     });

@@ -111,6 +111,7 @@ pub(super) async fn run(
         begun = true;
     }
     let mut waiting = pin!(sit(&**executor, signal));
+    let longest = Instant::now() + shared.app.config().worker_seat_timeout;
     let waited = loop {
         match timeout(pace::PATIENCE, &mut waiting).await {
             Ok(waited) => break waited,
@@ -121,6 +122,17 @@ pub(super) async fn run(
                     shared.hold_ahead();
                 }
                 return give_back(shared, delivery).await;
+            }
+            // No process can be had. Others may have some; and this worker takes no more until it has one again.
+            Err(_) if Instant::now() >= longest => {
+                tracing::error!(task_id = %delivery.task_id, "there is no process to run a task in, it goes back; waiting for one");
+                give_back(shared, delivery).await;
+                tokio::select! {
+                    _ = &mut waiting => {}
+                    () = shared.stopping.cancelled() => {}
+                }
+                drop(slot);
+                return;
             }
             Err(_) => {}
         }
@@ -162,13 +174,18 @@ pub(super) async fn run(
             within => break within,
         }
         tracing::warn!(task_id = %delivery.task_id, "a process was gone before the task began there");
-        seat = match sit(&**executor, signal).await {
-            Waited::Seat(seat) => seat,
-            Waited::Gone => {
+        let patience = shared.app.config().worker_seat_timeout;
+        seat = match timeout(patience, sit(&**executor, signal)).await {
+            Ok(Waited::Seat(seat)) => seat,
+            Err(_) => {
+                let why = "Worker exited prematurely: no other process came up.".to_owned();
+                break Within::Over(Ran::HandedBack { why });
+            }
+            Ok(Waited::Gone) => {
                 let why = "Worker exited prematurely: its runtime is gone.".to_owned();
                 break Within::Over(Ran::Lost { why });
             }
-            Waited::Stopped(reason) => break Within::Stopped(reason),
+            Ok(Waited::Stopped(reason)) => break Within::Stopped(reason),
         };
     };
     if shared.pace.note(began.elapsed()) {
@@ -193,6 +210,21 @@ async fn sit(executor: &dyn Executor, signal: &CancelSignal) -> Waited {
         biased;
         seat = executor.seat() => seat.map_or(Waited::Gone, Waited::Seat),
         reason = signal.stopped() => Waited::Stopped(reason),
+    }
+}
+
+/// A seat for one who does not have to have it here; a worker that shuts down waits for it no longer than it must.
+async fn seat_in_time(shared: &Shared, executor: &dyn Executor) -> Option<Box<dyn Seat>> {
+    let patience = shared.app.config().worker_seat_timeout;
+    let shutdown = async {
+        shared.stopping.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_PATIENCE).await;
+    };
+    tokio::select! {
+        biased;
+        seat = executor.seat() => seat,
+        () = tokio::time::sleep(patience) => None,
+        () = shutdown => None,
     }
 }
 
@@ -416,7 +448,8 @@ fn meta(shared: &Shared, delivery: &Delivery, message: &Message, state: State, r
 }
 
 /// Has an end stored by the runtime, as often as it takes while the lease is held, and settles the message. Where the
-/// runtime is gone for good, a message that may is given back; another is found again when its lease has passed.
+/// runtime is gone for good, or no process of it can be had, a message that may is given back; another is found again when its
+/// lease has passed.
 async fn conclude(
     shared: &Shared,
     delivery: &Delivery,
@@ -433,7 +466,8 @@ async fn conclude(
     let mut pause = CONCLUDE_PAUSE;
     let mut patience: Option<Instant> = None;
     let found = loop {
-        let Some(seat) = executor.seat().await else {
+        let Some(seat) = seat_in_time(shared, &**executor).await else {
+            tracing::error!(task_id = %delivery.task_id, "there is no process to store an end by, which is left to another worker");
             if may_go_back {
                 let then = Then::Requeue { due: None, counted: false };
                 let transaction = Transaction::fenced(delivery.tag.clone(), then);
