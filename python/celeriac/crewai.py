@@ -247,7 +247,8 @@ def _keep(task: Task, name: str) -> None:
 
 
 def _kept(output: TaskOutput) -> dict[str, Any]:
-    return output.model_dump(mode="json", exclude={"messages"})
+    kept: dict[str, Any] = output.model_dump(mode="json", exclude={"messages"})
+    return kept
 
 
 def _found(task: Task, kept: dict[str, Any]) -> TaskOutput:

@@ -57,11 +57,11 @@ class Submission(BaseModel):
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     queue: str | None = None
-    countdown: float | None = Field(None, ge=0, description="Seconds to wait before it runs")
-    eta: datetime.datetime | None = Field(None, description="Not before this time")
-    expires: float | None = Field(None, ge=0, description="Seconds after which it is not run any more")
-    priority: int | None = Field(None, ge=0, le=9)
-    task_id: str | None = Field(None, min_length=1, max_length=255)
+    countdown: float | None = Field(default=None, ge=0, description="Seconds to wait before it runs")
+    eta: datetime.datetime | None = Field(default=None, description="Not before this time")
+    expires: float | None = Field(default=None, ge=0, description="Seconds after which it is not run any more")
+    priority: int | None = Field(default=None, ge=0, le=9)
+    task_id: str | None = Field(default=None, min_length=1, max_length=255)
 
 
 class Submitted(BaseModel):
@@ -79,7 +79,7 @@ class Revocation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    terminate: bool = Field(False, description="Stop it even if it runs")
+    terminate: bool = Field(default=False, description="Stop it even if it runs")
 
 
 def router(

@@ -41,7 +41,7 @@ class Channel(virtual.Channel):
                                       "`celeriac inspect` and `celeriac control`")  # fmt: skip
         arguments = command.get("arguments") or {}
         ids = arguments.get("task_id")
-        self.link.revoke([ids] if isinstance(ids, str) else list(ids), arguments)
+        self.link.revoke([ids] if isinstance(ids, str) else list(ids or ()), arguments)
 
     def _queue_bind(self, *_: Any) -> None:
         """What is bound to what is each client's own to know."""

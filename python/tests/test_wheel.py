@@ -24,5 +24,7 @@ def test_the_wheel_carries_both_halves(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     said = ran(sys.executable, "-c", "import celeriac; print(celeriac.__file__)", env=environment, cwd=tmp_path)
     assert said == str(installed / "celeriac" / "__init__.py")
+    # Its types are for those who check theirs.
+    assert (installed / "celeriac" / "py.typed").is_file()
     metadata = (next(installed.glob("celeriac-*.dist-info")) / "entry_points.txt").read_text()
     assert "celeriac.backend:Backend" in metadata and "celeriac._kombu:SERIALIZER" in metadata
