@@ -1,6 +1,7 @@
 """What becomes of the tasks of a Python application when processes are killed: the worker, the one that forks, children."""
 
 import os
+import re
 import signal
 import time
 
@@ -403,8 +404,11 @@ def test_a_task_that_takes_too_much_memory_is_stopped(app):
     until(lambda: bystander.state == "PROGRESS", "the state is not there")
     result = app.app.signature("pyapp.devour_early").delay()
     pid = int(app.note_that("devours"))
-    with pytest.raises(WorkerLostError, match=r"out of memory, killed with 1[5-9]\d{4} KiB where 150000 KiB is the limit"):
+    with pytest.raises(WorkerLostError, match="out of memory") as lost:
         result.get(timeout=PATIENCE)
+    # How much more than that it has had is the machine's affair.
+    [had] = re.findall(r"killed with (\d+) KiB where 150000 KiB is the limit", str(lost.value))
+    assert int(had) > 150_000
     gone(pid)
     assert app.get(app.tasks.add.s(1, 1)) == 2, "there is another child"
     (app.place.folder / "gate").touch()
