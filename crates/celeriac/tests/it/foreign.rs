@@ -10,7 +10,7 @@ use celeriac::state::Phase;
 use celeriac::task::{
     Concluded, Context, Executor, ForeignCall, ForeignTask, Ran, Seat, TaskOptions, Verdict,
 };
-use celeriac::{CallOptions, Celeriac, State};
+use celeriac::{CallOptions, Celeriac, Config, State};
 use serde_json::json;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
@@ -163,6 +163,33 @@ async fn who_waits_without_a_slot_goes_back() {
         (queued == 1).then_some(())
     };
     until("a task that goes back", queued).await;
+    app.revoke(&sent, true).await.unwrap();
+    worker.stop().await;
+}
+
+/// Where no process can be had, a task goes back for others to run, and the worker takes none until there is a process.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_seat_goes_back_and_no_other_is_taken() {
+    let mut config = Config::default();
+    config.worker_seat_timeout = Duration::from_millis(200);
+    let app = Celeriac::builder().broker("memory://").config(config).connect().await.unwrap();
+    let executor = Arc::new(Narrow { seats: Arc::new(Semaphore::new(0)), asked: watch::Sender::new(0) });
+    let worker = Running::start(app.worker().concurrency(1).executor(executor.clone()));
+    let send = || app.send_task("elsewhere", Vec::new(), JsonMap::new(), CallOptions::default());
+    let first = send().await.unwrap().id();
+    let asked = || *executor.asked.borrow();
+    let back = async || (asked() == 1 && phase(&app, &first).await == Phase::Queued).then_some(());
+    until("a task that goes back", back).await;
+    let sent = [first, send().await.unwrap().id()];
+    // Longer than it would take to take one.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for id in &sent {
+        assert_eq!(phase(&app, id).await, Phase::Queued);
+    }
+    assert_eq!(asked(), 1);
+    executor.seats.add_permits(1);
+    let runs = async || (phase(&app, &sent[0]).await == Phase::Reserved && asked() == 2).then_some(());
+    until("the task to run here", runs).await;
     app.revoke(&sent, true).await.unwrap();
     worker.stop().await;
 }
