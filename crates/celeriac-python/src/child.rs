@@ -54,6 +54,8 @@ pub(crate) struct Child {
 pub(crate) enum Aside {
     /// It imported modules.
     Modules(Vec<String>),
+    /// What a task has left behind in it may go on: another is to take its place.
+    Spent,
 }
 
 #[derive(Debug, Deserialize)]
@@ -406,6 +408,7 @@ fn hear(found: &Frame, aside: &mut impl FnMut(Aside)) {
                 aside(Aside::Modules(modules));
             }
         }
+        frame::SPENT => aside(Aside::Spent),
         other => tracing::warn!(kind = other, "a Python process says what is not understood"),
     }
 }

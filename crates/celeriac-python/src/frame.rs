@@ -29,6 +29,7 @@ pub(crate) const HELLO: u8 = 30;
 pub(crate) const END: u8 = 31;
 pub(crate) const CONCLUDED: u8 = 32;
 pub(crate) const MODULES: u8 = 33;
+pub(crate) const SPENT: u8 = 34;
 pub(crate) const RECORD: u8 = 40;
 pub(crate) const STEP: u8 = 41;
 pub(crate) const STEP_DONE: u8 = 42;

@@ -296,6 +296,8 @@ impl Inner {
                 let inner = Arc::clone(self);
                 self.spawn(async move { inner.zygote.import(&modules).await });
             }
+            // What stores an end that it did not see has nothing going on.
+            Aside::Spent => {}
         }
     }
 }
@@ -415,8 +417,16 @@ impl Seat for Chair {
             inner.replace(child);
         }
         let most = inner.options.memory_limit_per_child;
-        let ran = child.run(&call, &cx, most, |said| inner.aside(said)).await;
+        let mut spent = false;
+        let aside = |said| match said {
+            Aside::Spent => spent = true,
+            said => inner.aside(said),
+        };
+        let ran = child.run(&call, &cx, most, aside).await;
         self.busy = matches!(ran, Ran::Lost { .. } | Ran::NotBegun);
+        if spent && !self.busy {
+            inner.replace(self.child());
+        }
         if let Some(most) = inner.options.max_memory_per_child
             && !self.busy
         {

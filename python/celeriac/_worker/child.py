@@ -87,6 +87,8 @@ class Child:
         self.reports: report.Call | None = None
         self._done = 0
         self._modules: set[str] = set()
+        #: Whether this process is to go, and with it what a task has left behind.
+        self._spent = False
 
     def serve(self) -> int:
         """Runs tasks until told to stop; returns the exit code."""
@@ -106,6 +108,8 @@ class Child:
             end = self._run(payload, call)
             # Before the end, after which nobody listens until the next task.
             self._learn()
+            if self._spent:
+                self.channel.send(wire.SPENT, 0, b"")
             self.channel.send(wire.END, call, end)
         elif kind == wire.CONCLUDE:
             self.channel.send(wire.CONCLUDED, call, self._conclude(payload))
@@ -308,6 +312,8 @@ class Child:
         if why.reason != report.SOFT_TIME_LIMIT:
             # Whoever has stopped it knows what becomes of it.
             return _END.pack(STOPPED, 0.0) + why.reason.encode()
+        # Who swallows exceptions has often other threads as well, which still read what a model writes.
+        self._spent = True
         self.settle()
         task = self.app.tasks[request["task"]]
         context = self.context(request, body, content_type, content_encoding)
@@ -316,6 +322,7 @@ class Child:
         except SoftTimeLimitExceeded as limit:
             info = TraceInfo(FAILURE, limit).handle_error_state(task, context, eager=False, call_errbacks=True)
             task.after_return(FAILURE, limit, context.id, context.args, context.kwargs, info)
+        report.sweep_soon()
         return self._failed(info, 0.0, request["task"])
 
     def context(self, request: dict[str, Any], body: Any, content_type: str | None, content_encoding: str | None) -> Any:

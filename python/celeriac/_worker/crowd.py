@@ -221,6 +221,7 @@ class Crowd(Child):
             # Told to stop, or what would end a process that the task had for itself.
             if not isinstance(why, Stopped):
                 traceback.print_exc()
+            report.sweep_soon()
             return self._broken(why)
 
     def _enter(self, number: int, uuid: str) -> Any:

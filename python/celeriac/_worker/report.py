@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import queue
 import struct
@@ -23,6 +24,8 @@ from . import wire
 TOKEN_SECONDS = 0.02
 #: They travel at once when there are so many characters.
 TOKEN_CHARACTERS_MAX = 1024
+#: A task that is told to stop has gone through its frames by then.
+SWEEP_SECONDS = 0.1
 
 NEW, FOUND, STORED, STOPPED, FAILED = range(5)
 QUESTION = struct.Struct("<I")
@@ -240,7 +243,9 @@ class Call:
         return self.reason is not None
 
     def check(self) -> None:
-        if self.reason in _STOPS_REPORTS and not self.over:
+        # A thread that the task has left behind is stopped as well.
+        if self.reason in _STOPS_REPORTS:
+            sweep_soon()
             raise TaskStopped(self.reason or "")
 
     def settle(self) -> None:
@@ -253,6 +258,19 @@ class Call:
         """The task is over: nothing is reported any more."""
         self.reporter.flush(self)
         self.over = True
+
+
+_sweep: threading.Timer | None = None
+
+
+def sweep_soon() -> None:
+    """Has what a stopped task leaves behind freed when it has ended. Its exception, and the frames that it went through,
+    often hold each other, and with them a model's answer; the model goes on writing for as long as that is kept open."""
+    global _sweep
+    if _sweep is None or not _sweep.is_alive():
+        _sweep = threading.Timer(SWEEP_SECONDS, gc.collect)
+        _sweep.daemon = True
+        _sweep.start()
 
 
 def _found(status: int, data: bytes) -> tuple[str, str | None]:

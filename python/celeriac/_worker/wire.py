@@ -26,6 +26,7 @@ HELLO                    30  to super.  the child is ready: its process id
 END                      31  to super.  ``outcome: u8, runtime: f64``; then by outcome, see ``child``
 CONCLUDED                32  to super.  what stands stored
 MODULES                  33  to super.  names of modules that were imported while tasks ran
+SPENT                    34  to super.  none: what a task has left behind here may go on; another child is to take over
 RECORD                   40  to super.  a record of the task's log: ``event length: u16, event``, and its data
 STEP                     41  to super.  ``question: u32``, and the name of a durable step that is to be taken
 STEP_DONE                42  to super.  ``question: u32, key length: u16, key``, and the value that the step has returned
@@ -52,7 +53,7 @@ VERSION = 3
 START, FORK, IMPORT, SIGNAL = 1, 2, 3, 4
 READY, FORKED, EXITED, FAILED, WARNING = 10, 11, 12, 13, 14
 TASK, CONCLUDE, CANCEL, STOP, ANSWER, PING = 20, 21, 22, 23, 24, 25
-HELLO, END, CONCLUDED, MODULES = 30, 31, 32, 33
+HELLO, END, CONCLUDED, MODULES, SPENT = 30, 31, 32, 33, 34
 RECORD, STEP, STEP_DONE, TOKEN, FLUSH, STORE, FETCH, PONG = 40, 41, 42, 43, 44, 45, 46, 47
 
 HEADER = struct.Struct("<IBI")
