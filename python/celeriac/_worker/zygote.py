@@ -82,6 +82,8 @@ class Zygote:
         self.children: dict[int, int] = {}
         self.frozen = False
         self.warned: set[str] = set()
+        #: Which import has started a thread, where that is known.
+        self.started_by: dict[int, str] = {}
         self.wake_in, self.wake_out = socket.socketpair()
 
     def run(self) -> None:
@@ -134,10 +136,10 @@ class Zygote:
             self.spawn(number, descriptor, how)
             return
         self.freeze()
-        self.complain_of_threads()
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
+        before = system.threads()
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
@@ -150,6 +152,7 @@ class Zygote:
         os.close(descriptor)
         self.children[pid] = number
         self.tell(wire.FORKED, number, {"pid": pid})
+        self.complain_of_threads(before)
 
     def spawn(self, number: int, descriptor: int, how: dict[str, Any]) -> None:
         """Starts a child from nothing, which talks over ``descriptor``."""
@@ -173,13 +176,20 @@ class Zygote:
             gc.freeze()
             self.frozen = True
 
-    def complain_of_threads(self) -> None:
-        count = system.threads()
-        if count <= 1:
+    def complain_of_threads(self, before: dict[int, str]) -> None:
+        """Names the threads that were there ``before`` a fork and still are. Libraries that know of forks, as numpy's
+        BLAS does, have stopped theirs for it."""
+        after = system.threads()
+        alive = {number: name for number, name in before.items() if number in after}
+        if not alive:
             return
-        names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-        shown = ", ".join(names) or f"{count - 1} that Python does not know"
-        self.warn(f"threads are alive where children are forked, which may hang them: {shown}. "
+        known = {thread.native_id: thread.name for thread in threading.enumerate()}
+        shown = []
+        for number, name in sorted(alive.items()):
+            text = known.get(number) or f"{name!r}, which Python does not know"
+            module = self.started_by.get(number)
+            shown.append(f"{text} (since {module} was imported)" if module else text)
+        self.warn(f"threads are alive where children are forked, which may hang them: {'; '.join(shown)}. "
                   "Start them in worker_process_init, or use --start-method spawn")  # fmt: skip
 
     def learn(self, modules: list[str]) -> None:
@@ -188,13 +198,12 @@ class Zygote:
         for name in modules:
             if name in sys.modules:
                 continue
-            try:
+            with contextlib.suppress(BaseException):  # some are made by others, or refuse: children import them as before
                 importlib.import_module(name)
-            except BaseException:  # some are made by others, or refuse: their children import them as before
-                continue
+            now = system.threads()
+            self.started_by.update(dict.fromkeys(now.keys() - before.keys(), name))
+            before = now
         self.frozen = False
-        if system.threads() > before:
-            self.warn("a module that tasks import starts threads when it is imported")
 
     def signal(self, name: str, **sent: Any) -> None:
         """Sends a signal of Celery's that concerns the whole worker."""
