@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from types import CodeType, ModuleType
 from typing import Any
 
 from . import signature, store, wire
@@ -29,6 +32,9 @@ _SETTINGS = (
     "worker_cancel_long_running_tasks_on_connection_loss", "broker_use_ssl",
     "redis_backend_use_ssl",
 )  # fmt: skip
+#: What has a task stream, or keep steps, by the module it is of.
+_STREAMS = {"celeriac._task": ("token", "step"), "celeriac.crewai": (), "celeriac.langgraph": ()}
+_STREAMS_IN_PACKAGE = frozenset(("token", "step", "crewai", "langgraph"))
 
 
 class Worker:
@@ -217,6 +223,36 @@ def _describe(task: Any) -> dict[str, Any]:
     if found["acks_on_timeout"] is None:
         found["acks_on_timeout"] = found["acks_on_failure_or_timeout"]
     return {name: value for name, value in found.items() if value is not None}
+
+
+def streams_early(app: Any) -> list[str]:
+    """The tasks that stream or keep steps, as their own code shows, and are acknowledged early."""
+    return sorted(name for name, task in app.tasks.items() if not task.acks_late and _streams(task))
+
+
+def _streams(task: Any) -> bool:
+    function = inspect.unwrap(getattr(task.run, "__func__", task.run))
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    names = set(_names(code))
+    # What the function imports for itself it names as well.
+    return any(_is_ours(name, function.__globals__.get(name, name), names) for name in names)
+
+
+def _is_ours(name: str, found: Any, names: set[str]) -> bool:
+    module = found.__name__ if isinstance(found, ModuleType) else found if found is name else None
+    if module is not None:
+        return module in _STREAMS or (module == "celeriac" and bool(names & _STREAMS_IN_PACKAGE))
+    functions = _STREAMS.get(getattr(found, "__module__", None) or "")
+    return functions is not None and (not functions or found.__name__ in functions)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _names(part)
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,7 @@ from . import application, child, system, wire
 
 _READ_BYTES = 1 << 16
 _FDS_MAX = 64
+_SHOWN_TASKS_MAX = 10
 
 
 def main() -> None:
@@ -47,9 +48,21 @@ def main() -> None:
         text = "".join(traceback.format_exception(type(why), why, why.__traceback__))
         channel.send(wire.FAILED, 0, json.dumps({"error": f"{type(why).__name__}: {why}", "traceback": text}).encode())
         sys.exit(1)
+    if not options.get("describe"):
+        advise(channel, worker)
     channel.send(wire.READY, 0, json.dumps(manifest).encode())
     if not options.get("describe"):
         Zygote(worker, sock).run()
+
+
+def advise(channel: wire.Channel, worker: application.Worker) -> None:
+    """Says what would surprise somebody whose worker is lost."""
+    tasks = application.streams_early(worker.app)
+    if tasks:
+        shown = ", ".join(tasks[:_SHOWN_TASKS_MAX]) + (", …" if len(tasks) > _SHOWN_TASKS_MAX else "")
+        text = (f"tasks that stream or keep steps are acknowledged early, and end in FAILURE when their worker is lost: {shown}. "
+                "With acks_late=True and reject_on_worker_lost=True they go on elsewhere")  # fmt: skip
+        channel.send(wire.WARNING, 0, json.dumps(text).encode())
 
 
 def spawned() -> None:
