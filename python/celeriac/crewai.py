@@ -191,6 +191,12 @@ def kickoff(crew: Crew, inputs: dict[str, Any] | None = None, **kwargs: Any) -> 
         return durable(crew).kickoff(inputs=inputs, **kwargs)
 
 
+async def akickoff(crew: Crew, inputs: dict[str, Any] | None = None, **kwargs: Any) -> CrewOutput:
+    """``crew.akickoff``, in the same way: for ``async def`` tasks, many in a process."""
+    with stream():
+        return await durable(crew).akickoff(inputs=inputs, **kwargs)
+
+
 def durable(crew: Crew) -> Crew:
     """Makes each task of a crew a step of the task that runs, and returns the crew.
 
@@ -200,7 +206,41 @@ def durable(crew: Crew) -> Crew:
     """
     for at, task in enumerate(crew.tasks, 1):
         _keep(task, f"crew task {at}: {task.name}" if task.name else f"crew task {at}")
+    if _task.current() is not None and hasattr(crew, "_task_output_handler"):
+        crew._task_output_handler = _Outputs()
     return crew
+
+
+class _Outputs:
+    """What a crew keeps of its tasks for :meth:`Crew.replay`, with the crew itself.
+
+    CrewAI keeps it in one SQLite file for all processes that run in a folder of one name, where crews that run at the same
+    time clear away each other's. The rest of what CrewAI stores, memories above all, stays where it is.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    def reset(self) -> None:
+        self._kept.clear()
+
+    def update(self, task_index: int, log: dict[str, Any]) -> None:
+        task = log["task"]
+        self._kept[task_index] = {
+            "task_id": str(task.id),
+            "task_key": getattr(task, "key", None),
+            "expected_output": task.expected_output,
+            "output": log["output"],
+            "task_index": task_index,
+            "inputs": log.get("inputs") or {},
+            "was_replayed": log.get("was_replayed", False),
+        }
+
+    def add(self, task: Any, output: dict[str, Any], task_index: int, inputs: Any = None, was_replayed: bool = False) -> None:
+        self.update(task_index, {"task": task, "output": output, "inputs": inputs, "was_replayed": was_replayed})
+
+    def load(self) -> list[dict[str, Any]]:
+        return [self._kept[at] for at in sorted(self._kept)]
 
 
 def _keep(task: Task, name: str) -> None:
