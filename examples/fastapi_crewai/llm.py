@@ -31,7 +31,7 @@ calls: list[dict[str, Any]] = []
 async def complete(request: Request) -> Any:
     asked = await request.json()
     prompt = json.dumps(asked["messages"])
-    call = {"number": len(calls) + 1, "role": _role(asked["messages"]), "state": "running", "tokens": 0}
+    call = {"number": len(calls) + 1, "role": _role(asked["messages"]), "state": "running", "tokens": 0, "usage": None}
     calls.append(call)
     if asked.get("stream"):
         return StreamingResponse(_stream(asked, prompt, call, request), media_type="text/event-stream")
@@ -39,7 +39,7 @@ async def complete(request: Request) -> Any:
     for _ in tokens:
         await asyncio.sleep(1 / TOKENS_PER_SECOND)
         call["tokens"] += 1
-    call["state"] = "finished"
+    call["state"], call["usage"] = "finished", _usage(prompt, len(tokens))
     message = {"role": "assistant", "content": "".join(tokens)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return JSONResponse(_answer(asked, "chat.completion", [choice], prompt, len(tokens)))
@@ -64,7 +64,7 @@ async def _stream(asked: dict, prompt: str, call: dict, request: Request) -> Asy
         yield _event(_answer(asked, "chat.completion.chunk", [choice]))
         if (asked.get("stream_options") or {}).get("include_usage"):
             yield _event(_answer(asked, "chat.completion.chunk", [], prompt, sent))
-        call["state"] = "finished"
+        call["state"], call["usage"] = "finished", _usage(prompt, sent)
         yield "data: [DONE]\n\n"
     finally:
         if call["state"] == "running":
@@ -87,9 +87,13 @@ def _role(messages: list[dict[str, Any]]) -> str:
 def _answer(asked: dict, kind: str, choices: list[dict], prompt: str | None = None, sent: int = 0) -> dict[str, Any]:
     answer = {"id": "local", "object": kind, "created": int(time.time()), "model": asked.get("model"), "choices": choices}
     if prompt is not None:
-        asked_tokens = len(prompt.split())
-        answer["usage"] = {"prompt_tokens": asked_tokens, "completion_tokens": sent, "total_tokens": asked_tokens + sent}
+        answer["usage"] = _usage(prompt, sent)
     return answer
+
+
+def _usage(prompt: str, sent: int) -> dict[str, int]:
+    asked_tokens = len(prompt.split())
+    return {"prompt_tokens": asked_tokens, "completion_tokens": sent, "total_tokens": asked_tokens + sent}
 
 
 def _event(answer: dict[str, Any]) -> str:

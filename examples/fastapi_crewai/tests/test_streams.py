@@ -1,0 +1,111 @@
+"""What those see who follow a crew, early, late, cut off, or two at once; and how little is to be written for it."""
+
+import pathlib
+import re
+import sqlite3
+import threading
+
+import pytest
+from conftest import EXAMPLE, PATIENCE, opened
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    with opened(tmp_path_factory.mktemp("newsroom")) as room:
+        room.worker = room.start_worker(app="variants")
+        yield room
+
+
+#: What CrewAI tells of one task of a crew with one agent, in the order in which it happens.
+ONE_TASK = ["task_started", "agent_execution_started", "llm_call_started", "token", "llm_call_completed",
+            "agent_execution_completed", "task_completed", "progress", "step"]  # fmt: skip
+
+
+def kinds(frames):
+    """Their events, each run of tokens once."""
+    found = [event for _, event, _ in frames]
+    return [event for at, event in enumerate(found) if event != "token" or found[at - 1] != "token"]
+
+
+def check_whole(frames):
+    """Whether this is all of an article, in order."""
+    assert [number for number, _, _ in frames] == list(range(1, len(frames) + 1))
+    assert frames[-1][1] == "end" and frames[-1][2]["state"] == "SUCCESS", frames[-1]
+    assert [event for event in kinds(frames) if event in ONE_TASK] == ONE_TASK * 3, kinds(frames)
+    assert [data["agent_role"] for _, event, data in frames if event == "agent_execution_started"] == [
+        "Researcher", "Writer", "Editor"]  # fmt: skip
+    assert [data["done"] for _, event, data in frames if event == "progress"] == [1, 2, 3]
+    told = "".join(data["text"] for _, event, data in frames if event == "token")
+    assert frames[-1][2]["result"].strip() in told
+    # Every word of every answer.
+    assert len(told.split()) == 3 * (60 + len("Thought: I now can give a great answer Final Answer:".split()))
+
+
+def test_readers_that_are_cut_off_late_or_two_at_once_all_see_all(shared):
+    before = len(shared.calls())
+    task_id = shared.submit()
+    first, second = [], []
+    reader = threading.Thread(target=shared.follow_as_browsers_do, args=(task_id, first), daemon=True)
+    reader.start()
+    number = 0
+    for number, event, data in shared.follow(task_id):
+        second.append((number, event, data))
+        if sum(event == "token" for _, event, _ in second) == 5:
+            break  # this reader's connection is gone
+    second += shared.follow(task_id, after=number)
+    reader.join(PATIENCE)
+    late = list(shared.follow(task_id))
+    assert first == second == late
+    check_whole(late)
+    print(f"{len(late)} records; lost 0, out of order 0")
+    assert [call["state"] for call in shared.calls()[before:]] == ["finished"] * 3
+
+
+def test_a_restart_of_the_api_loses_nothing(newsroom):
+    newsroom.start_worker()
+    task_id = newsroom.submit()
+    frames = []
+    reader = threading.Thread(target=newsroom.follow_as_browsers_do, args=(task_id, frames), daemon=True)
+    reader.start()
+    for role in ["Researcher", "Writer"]:
+        newsroom.until_it_writes(role)
+        for process in newsroom.api:
+            process.kill()
+        newsroom.start_api()
+    reader.join(PATIENCE)
+    check_whole(frames)
+    assert frames == list(newsroom.follow(task_id))
+    assert [call["state"] for call in newsroom.calls()] == ["finished"] * 3
+
+
+def test_tokens_are_counted_once(shared):
+    before = len(shared.calls())
+    figures = shared.get(shared.send("newsroom.counted", "celeriac"))
+    calls = shared.calls()[before:]
+    billed = sum(call["usage"]["total_tokens"] for call in calls)
+    print(f"billed {billed}, celeriac {figures['celeriac']['total']}, CrewAI {figures['crewai']}")
+    assert figures["celeriac"]["calls"] == len(calls) == 3
+    assert figures["celeriac"]["total"] == billed
+    assert figures["celeriac"]["completion"] == sum(call["tokens"] for call in calls)
+
+
+def test_what_crewai_keeps_for_a_replay_stays_with_the_crew(shared, tmp_path):
+    before = len(shared.calls())
+    assert shared.get(shared.send("newsroom.replayed", "celeriac"))
+    assert [call["role"] for call in shared.calls()[before:]] == ["Researcher", "Writer", "Editor", "Editor"]
+    [file] = pathlib.Path(shared.environment["CREWAI_STORAGE_DIR"]).glob("latest_kickoff_task_outputs.db")
+    with sqlite3.connect(file) as database:
+        assert database.execute("SELECT count(*) FROM latest_kickoff_task_outputs").fetchone() == (0,)
+
+
+#: Lines that are there because of celeriac: submit, status, progress, stream, stop, going on.
+GLUE = re.compile(r"\bceleriac\.(crewai|fastapi)\b")
+
+
+def test_the_glue_is_a_few_lines():
+    files = ["main.py", "tasks.py", "newsroom_app.py", "crew.py"]
+    lines = [line for file in files for line in (EXAMPLE / file).read_text().splitlines() if GLUE.search(line)]
+    print(*lines, sep="\n")
+    # And nothing else knows of it.
+    assert 0 < len(lines) < 10
+    assert not re.search("celeriac|StreamingResponse|redis|asyncio", (EXAMPLE / "crew.py").read_text())
