@@ -115,9 +115,8 @@ class Newsroom:
         """Starts all but workers."""
         self.start("redis-server", "--port", str(self.redis_port), "--bind", "127.0.0.1", "--save", "",
                    "--dir", str(self.folder))  # fmt: skip
-        self.start(sys.executable, "-m", "uvicorn", "llm:api", "--port", str(self.llm_port), "--log-level", "warning")
+        self.start_llm()
         self.start_api()
-        until("the model answers", lambda: answers(f"{self.llm}/calls"))
 
     def start(self, *command, env=None):
         log = self.folder / f"{len(self.started)}.log"
@@ -125,6 +124,10 @@ class Newsroom:
             process = subprocess.Popen(command, cwd=self.folder, env=self.environment | (env or {}), stdout=out, stderr=out)
         self.started.append(process)
         return Worker(process, log)
+
+    def start_llm(self):
+        self.start(sys.executable, "-m", "uvicorn", "llm:api", "--port", str(self.llm_port), "--log-level", "warning")
+        until("the model answers", lambda: answers(f"{self.llm}/calls"))
 
     def start_api(self):
         """The web application, and the server that it asks."""
@@ -251,6 +254,13 @@ def newsroom(tmp_path):
 def slow_newsroom(tmp_path):
     """Whose model takes six seconds for each answer."""
     with opened(tmp_path, tokens_per_second=10) as room:
+        yield room
+
+
+@pytest.fixture
+def very_slow_newsroom(tmp_path):
+    """Whose model takes longer for an answer than an orchestrator waits."""
+    with opened(tmp_path, tokens_per_second=4) as room:
         yield room
 
 
