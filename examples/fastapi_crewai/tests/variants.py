@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import os
+import signal
 import sys
-import threading
 
 import celeriac.crewai
 from crew import newsroom
@@ -20,6 +20,7 @@ def note(text):
 
 
 note(f"import {os.getpid()} {'crewai' in sys.modules}")
+note(f"handler {getattr(signal.getsignal(signal.SIGTERM), '__module__', None)}")
 
 
 @app.task(name="newsroom.early", acks_late=False)
