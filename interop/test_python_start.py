@@ -207,6 +207,21 @@ def start(**_):
     assert command(place, "result", sent.stdout.strip(), "--wait").stdout.strip() == "5"
 
 
+def test_threads_where_children_are_forked_are_named(place):
+    write(place, "found.py")
+    with open(place.folder / "found.py", "a") as source:
+        source.write("""
+
+import _thread, threading, time
+
+threading.Thread(target=time.sleep, args=(600,), name="poller-of-flags", daemon=True).start()
+_thread.start_new_thread(time.sleep, (600,))
+""")
+    child = worker(place)
+    [line] = until(lambda: re.findall("threads are alive.*", child.text()), "nothing is said")
+    assert "poller-of-flags" in line and "which Python does not know" in line and "worker_process_init" in line
+
+
 # Beat beside the worker.
 
 BEAT = """

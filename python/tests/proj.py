@@ -114,6 +114,7 @@ def unkept():
 @app.task(soft_time_limit=1, time_limit=20)
 def swallows(how):
     """As agent frameworks do: every exception is caught, and the work goes on."""
+    note(f"swallows {os.getpid()}")
     while True:
         try:
             while True:

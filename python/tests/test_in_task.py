@@ -106,6 +106,18 @@ def test_a_swallowed_limit_stops_the_task_at_its_next_report(shared, how):
     shared.noted("heard")
 
 
+def test_with_a_task_that_had_to_be_stopped_goes_its_process(place):
+    """And with it the threads of a framework, which may still hold a model's answer open."""
+    place.serve()
+    place.worker(concurrency=1)
+    result = run(place, "swallows", "token")
+    with pytest.raises(SoftTimeLimitExceeded):
+        result.get(timeout=PATIENCE)
+    [pid] = {line.split()[1] for line in place.notes() if line.startswith("swallows ")}
+    until(lambda: not pathlib.Path(f"/proc/{pid}").exists(), "the process is still there")
+    assert run(place, "add", 2, 3).get(timeout=PATIENCE) == 5
+
+
 def test_a_task_that_minds_its_limit_may_still_report(shared):
     result = run(shared, "minds")
     assert result.get(timeout=PATIENCE) == "in time"
