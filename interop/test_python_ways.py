@@ -95,7 +95,11 @@ class Redis:
         folder.mkdir()
         self.child = Child("redis", folder / "log", ["redis-server", *options, "--dir", folder])
         self.redis = redis_py.Redis("127.0.0.1", self.port, **client)
-        until(lambda: answers(self.redis), "redis-server does not answer")
+        try:
+            until(lambda: answers(self.redis), "redis-server does not answer")
+        except BaseException:
+            self.child.kill()
+            raise
 
 
 @pytest.fixture(scope="module")
