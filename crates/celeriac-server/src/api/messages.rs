@@ -6,7 +6,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use celeriac::backend::Watch;
 use celeriac::envelopes::{Envelopes, MESSAGES_MAX};
 use celeriac::{QueueName, TaskId};
 use serde::Serialize;
