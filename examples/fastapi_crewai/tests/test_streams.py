@@ -57,7 +57,7 @@ def test_readers_that_are_cut_off_late_or_two_at_once_all_see_all(shared):
     late = list(shared.follow(task_id))
     assert first == second == late
     check_whole(late)
-    print(f"{len(late)} records; lost 0, out of order 0")
+    print(f"FIGURE stream: {len(late)} records, lost 0, out of order 0")
     assert [call["state"] for call in shared.calls()[before:]] == ["finished"] * 3
 
 
@@ -70,7 +70,7 @@ def test_a_restart_of_the_api_loses_nothing(newsroom):
     for role in ["Researcher", "Writer"]:
         newsroom.until_it_writes(role)
         for process in newsroom.api:
-            process.kill()
+            process.kill()  # without a word
         newsroom.start_api()
     reader.join(PATIENCE)
     check_whole(frames)
@@ -83,7 +83,7 @@ def test_tokens_are_counted_once(shared):
     figures = shared.get(shared.send("newsroom.counted", "celeriac"))
     calls = shared.calls()[before:]
     billed = sum(call["usage"]["total_tokens"] for call in calls)
-    print(f"billed {billed}, celeriac {figures['celeriac']['total']}, CrewAI {figures['crewai']}")
+    print(f"FIGURE tokens: billed {billed}, celeriac {figures['celeriac']['total']}, CrewAI {figures['crewai']}")
     assert figures["celeriac"]["calls"] == len(calls) == 3
     assert figures["celeriac"]["total"] == billed
     assert figures["celeriac"]["completion"] == sum(call["tokens"] for call in calls)
@@ -98,6 +98,16 @@ def test_what_crewai_keeps_for_a_replay_stays_with_the_crew(shared, tmp_path):
         assert database.execute("SELECT count(*) FROM latest_kickoff_task_outputs").fetchone() == (0,)
 
 
+def test_the_server_is_small(shared):
+    """After all that the tests before this one have asked of it, and a stream of now."""
+    task_id = shared.submit()
+    assert shared.end(task_id)["state"] == "SUCCESS"
+    status = pathlib.Path(f"/proc/{shared.api[1].process.pid}/status").read_text()
+    mib = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+    print(f"FIGURE server: {mib:.0f} MiB resident")
+    assert mib < 60
+
+
 #: Lines that are there because of celeriac: submit, status, progress, stream, stop, going on.
 GLUE = re.compile(r"\bceleriac\.(crewai|fastapi)\b")
 
@@ -105,7 +115,7 @@ GLUE = re.compile(r"\bceleriac\.(crewai|fastapi)\b")
 def test_the_glue_is_a_few_lines():
     files = ["main.py", "tasks.py", "newsroom_app.py", "crew.py"]
     lines = [line for file in files for line in (EXAMPLE / file).read_text().splitlines() if GLUE.search(line)]
-    print(*lines, sep="\n")
+    print(f"FIGURE glue: {len(lines)} lines", *lines, sep="\n")
     # And nothing else knows of it.
     assert 0 < len(lines) < 10
     assert not re.search("celeriac|StreamingResponse|redis|asyncio", (EXAMPLE / "crew.py").read_text())
