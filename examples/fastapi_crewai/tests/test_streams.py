@@ -5,6 +5,7 @@ import pathlib
 import re
 import sqlite3
 import threading
+import time
 
 import pytest
 from conftest import EXAMPLE, PATIENCE, opened
@@ -88,6 +89,19 @@ def test_tokens_are_counted_once(shared):
     assert figures["celeriac"]["calls"] == len(calls) == 3
     assert figures["celeriac"]["total"] == billed
     assert figures["celeriac"]["completion"] == sum(call["tokens"] for call in calls)
+
+
+def test_records_arrive_soon(shared):
+    """Through the worker, Redis, the server and the web application, on one clock."""
+    task_id = shared.send("newsroom.clocked", 300)
+    late = [time.time() - data for _, event, data in shared.follow(task_id) if event == "clock"]
+    assert len(late) == 300
+    # The first ones were there before anybody followed.
+    late = sorted(late[50:])
+    p50, p99 = (1000 * late[len(late) * at // 100] for at in (50, 99))
+    print(f"FIGURE delivery of a record: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    # Who looks by a clock and is not woken takes longer.
+    assert p50 < 500
 
 
 def noted_outputs(newsroom):

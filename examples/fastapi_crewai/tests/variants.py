@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import sys
+import time
 
+import celeriac
 import celeriac.crewai
 from crew import newsroom
 from newsroom_app import app
@@ -54,3 +56,11 @@ def replayed(topic):
 @app.task(name="newsroom.who")
 def who():
     return os.getpid()
+
+
+@app.task(name="newsroom.clocked")
+def clocked(records):
+    """Says what time it is, as often as a model writes."""
+    for _ in range(records):
+        celeriac.emit("clock", time.time())
+        time.sleep(0.02)
