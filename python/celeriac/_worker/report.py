@@ -260,17 +260,25 @@ class Call:
         self.over = True
 
 
-_sweep: threading.Timer | None = None
+_sweep_due = False
 
 
 def sweep_soon() -> None:
     """Has what a stopped task leaves behind freed when it has ended. Its exception, and the frames that it went through,
     often hold each other, and with them a model's answer; the model goes on writing for as long as that is kept open."""
-    global _sweep
-    if _sweep is None or not _sweep.is_alive():
-        _sweep = threading.Timer(SWEEP_SECONDS, gc.collect)
-        _sweep.daemon = True
-        _sweep.start()
+    global _sweep_due
+    if not _sweep_due:
+        _sweep_due = True
+        timer = threading.Timer(SWEEP_SECONDS, _sweep)
+        timer.daemon = True
+        timer.start()
+
+
+def _sweep() -> None:
+    global _sweep_due
+    # First: who is stopped from here on has to be swept once more.
+    _sweep_due = False
+    gc.collect()
 
 
 def _found(status: int, data: bytes) -> tuple[str, str | None]:
