@@ -77,6 +77,8 @@ struct State {
     wanted: usize,
     /// Between how many it may go by itself.
     scale: Option<(usize, usize)>,
+    /// Those who have a child lent, or wait for one.
+    needed: usize,
     /// The fewest that were idle since somebody last looked.
     spare: usize,
     /// Those that are there or coming.
@@ -155,14 +157,13 @@ impl Inner {
         }
     }
 
-    /// One more, where all are busy and there may be more.
+    /// As many as are needed, where there may be more. Who is idle at the moment says nothing: two may be after it.
     fn stretch(self: &Arc<Self>) {
         let mut state = self.lock();
-        if state.idle.is_empty()
-            && let Some((_, most)) = state.scale
-            && state.wanted < most
+        if let Some((_, most)) = state.scale
+            && state.wanted < state.needed.min(most)
         {
-            state.wanted += 1;
+            state.wanted = state.needed.min(most);
             drop(state);
             self.fill();
         }
@@ -313,6 +314,7 @@ impl Executor for Pool {
     }
 
     async fn seat(&self) -> Option<Box<dyn Seat>> {
+        let need = Need::new(&self.inner);
         loop {
             self.inner.stretch();
             tokio::select! {
@@ -333,7 +335,8 @@ impl Executor for Pool {
                 self.inner.lose(&child);
                 continue;
             }
-            return Some(Box::new(Chair { inner: Arc::clone(&self.inner), child: Some(child), busy: false }));
+            let inner = Arc::clone(&self.inner);
+            return Some(Box::new(Chair { inner, child: Some(child), busy: false, _need: need }));
         }
     }
 
@@ -389,11 +392,28 @@ impl Executor for Pool {
     }
 }
 
+/// That somebody has a child lent, or waits for one.
+struct Need(Arc<Inner>);
+
+impl Need {
+    fn new(inner: &Arc<Inner>) -> Self {
+        inner.lock().needed += 1;
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for Need {
+    fn drop(&mut self) {
+        self.0.lock().needed -= 1;
+    }
+}
+
 /// A child that is lent to the worker. Dropped in the midst of a task, the child is killed.
 struct Chair {
     inner: Arc<Inner>,
     child: Option<Child>,
     busy: bool,
+    _need: Need,
 }
 
 impl Chair {
