@@ -45,8 +45,8 @@ pub struct Config {
     /// cluster it must have the same hash tag. Default none.
     pub result_keyprefix: String,
     /// How long a worker's hold on a message lasts without being renewed; it is renewed at a third of this. A crashed
-    /// worker's tasks start elsewhere after this and `worker_restore_interval`. Celery's `visibility_timeout`. Default
-    /// 20 s.
+    /// worker's tasks start elsewhere after this and `worker_restore_interval`; those of one that was killed while it shut
+    /// down after 5 s, if that is less. Celery's `visibility_timeout`. Default 20 s.
     pub visibility_timeout: Duration,
     /// How many tasks a worker runs at once. Default: the number of cores.
     pub worker_concurrency: usize,

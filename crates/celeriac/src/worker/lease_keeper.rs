@@ -2,6 +2,9 @@
 //!
 //! It has a thread and a runtime of its own, so that a task that never yields cannot keep it from its work: what runs,
 //! runs once, for however long.
+//!
+//! A worker that stops keeps short leases: who stops it may lose patience and kill it, and what it then still holds is to
+//! begin elsewhere soon.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,6 +19,8 @@ use crate::task::CancelReason;
 /// How soon a renewal that failed is tried again: what ran all through an outage must be renewed before others find its
 /// leases passed (see `restorer.rs`).
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// The longest lease of a worker that stops.
+const STOPPING_LEASE_MAX: Duration = Duration::from_secs(5);
 /// The most that one call renews.
 const EXTEND_MAX: usize = 1_000;
 
@@ -27,13 +32,21 @@ pub(super) fn spawn(shared: Arc<Shared>, done: CancellationToken) -> std::io::Re
 }
 
 async fn keep(shared: &Shared, done: &CancellationToken) {
-    let lease = shared.app.config().visibility_timeout;
+    let mut lease = shared.app.config().visibility_timeout;
+    let mut stopping = false;
     // Two renewals may fail before a lease passes.
     let mut ticks = tokio::time::interval(lease / 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = done.cancelled() => return,
+            () = shared.stopping.cancelled(), if !stopping => {
+                stopping = true;
+                lease = lease.min(STOPPING_LEASE_MAX);
+                ticks = tokio::time::interval(lease / 3);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                continue;
+            }
             _ = ticks.tick() => {}
         }
         let mut failed = false;

@@ -247,3 +247,34 @@ async fn a_lost_lease_stops_the_future() {
     assert_eq!(second.stop().await.succeeded, 1);
     each_ended_once(&app, &[result.id()], "SUCCESS").await;
 }
+
+/// As when an orchestrator kills what does not stop in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopping_worker_holds_when_it_is_killed_begins_elsewhere_soon() {
+    let store = Store::of(MemoryStore::new(SystemClock::shared()));
+    let plan = FaultPlan::none();
+    let build = async |store: Store| {
+        with_tasks(Celeriac::builder().store(store).config(config(LONG_LEASE)).connect().await.unwrap())
+    };
+    let app = build(store.clone()).await;
+    let first = build(Faulty::new(store, &plan)).await;
+    let first = Running::start(first.worker().concurrency(1));
+    let (name, open) = fresh("held");
+    let result = gated(name, "unused".to_owned()).delay(&app).await.unwrap();
+    events(&app, &result.id(), "began", 1).await;
+    let renewed = plan.calls_of("extend");
+    let report = first.shut_down();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while plan.calls_of("extend") < renewed + 2 {
+        assert!(tokio::time::Instant::now() < deadline, "it goes on renewing its lease while it stops");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    plan.set_outage(true);
+    let second = Running::start(app.worker().concurrency(1));
+    // Within less than the lease that it began with.
+    events(&app, &result.id(), "began", 2).await;
+    plan.set_outage(false);
+    open.cancel();
+    assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), 2);
+    assert_eq!((report.await.lost, second.stop().await.succeeded), (1, 1));
+}
