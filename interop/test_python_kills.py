@@ -144,8 +144,11 @@ def test_a_killed_worker_leaves_nothing_behind_by_default(app, gate):
     progress = app.tasks.progress.delay(str(gate))
     until(lambda: progress.state == "PROGRESS", "the state is not there")
     waits = [app.tasks.add.delay(n, n) for n in range(4)]
+    processes = stats(app)["processes"]
     kill(worker)
     killed = time.monotonic()
+    for pid in processes:
+        gone(pid)
     gate.touch()
     app.start(node=OTHER)
     until(lambda: app.place.notes().count("begin late") == 2, "nobody has begun it again")

@@ -89,6 +89,8 @@ class Child:
         self._modules: set[str] = set()
         #: Whether this process is to go, and with it what a task has left behind.
         self._spent = False
+        #: Whether the supervisor is gone.
+        self.orphaned = False
 
     def serve(self) -> int:
         """Runs tasks until told to stop; returns the exit code."""
@@ -100,6 +102,8 @@ class Child:
             if kind == wire.STOP:
                 break
             self.take(kind, call, payload)
+        else:
+            self.orphaned = True
         return code
 
     def take(self, kind: int, call: int, payload: bytes) -> None:
@@ -462,7 +466,7 @@ def run(
     worker: Worker, sock: socket.socket, number: int, parent: int, *, leaves_results: bool, pool: str
 ) -> None:
     """The life of a child, from the fork on; never returns."""
-    code = 1
+    code, child = 1, None
     try:
         if os.getsid(0) != os.getpid():
             os.setsid()
@@ -484,6 +488,8 @@ def run(
     except (BrokenPipeError, ConnectionResetError):
         # The supervisor is gone, and with it whom all this is for.
         code = 1
+        if child is not None:
+            child.orphaned = True
     except BaseException:
         traceback.print_exc()
     finally:
@@ -491,6 +497,10 @@ def run(
             sys.stdout.flush()
         with contextlib.suppress(Exception):
             sys.stderr.flush()
+        if child is not None and child.orphaned and os.getsid(0) == os.getpid():
+            # What tasks have started goes with it. The zygote may see this end before that of the supervisor, and then knows
+            # of no child any more whose group it would kill.
+            system.kill_group(os.getpid())
         os._exit(code)
 
 

@@ -131,7 +131,7 @@ class Crowd(Child):
         try:
             code[0] = super().serve()
         except (BrokenPipeError, ConnectionResetError):
-            pass
+            self.orphaned = True
         finally:
             self._loop().call_soon_threadsafe(self._loop().stop)
 
