@@ -218,8 +218,8 @@ threading.Thread(target=time.sleep, args=(600,), name="poller-of-flags", daemon=
 _thread.start_new_thread(time.sleep, (600,))
 """)
     child = worker(place)
-    [line] = until(lambda: re.findall("threads are alive.*", child.text()), "nothing is said")
-    assert "poller-of-flags" in line and "which Python does not know" in line and "worker_process_init" in line
+    [line] = until(lambda: re.findall(".*threads are alive.*", child.text()), "nothing is said")
+    assert "ERROR" in line and "poller-of-flags" in line and "which Python does not know" in line and "worker_process_init" in line
 
 
 # Beat beside the worker.

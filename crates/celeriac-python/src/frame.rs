@@ -19,6 +19,7 @@ pub(crate) const FORKED: u8 = 11;
 pub(crate) const EXITED: u8 = 12;
 pub(crate) const FAILED: u8 = 13;
 pub(crate) const WARNING: u8 = 14;
+pub(crate) const ERROR: u8 = 15;
 pub(crate) const TASK: u8 = 20;
 pub(crate) const CONCLUDE: u8 = 21;
 pub(crate) const CANCEL: u8 = 22;

@@ -175,15 +175,14 @@ async fn load(channel: &mut Channel, options: &StartOptions) -> Result<Manifest>
                 let Failed { error, traceback } = serde_json::from_slice(&payload).map_err(wrong)?;
                 return Err(Error::Application { app: options.app.clone(), why: error, traceback });
             }
-            frame::WARNING => warn(&payload),
+            frame::WARNING => tracing::warn!("{}", text(&payload)),
             other => return Err(Error::Frame(format!("a frame of kind {other} at the start"))),
         }
     }
 }
 
-fn warn(payload: &[u8]) {
-    let text: String = serde_json::from_slice(payload).unwrap_or_default();
-    tracing::warn!("{text}");
+fn text(payload: &[u8]) -> String {
+    serde_json::from_slice(payload).unwrap_or_default()
 }
 
 /// Imports the application in a process that goes at once, and says what it is.
@@ -346,7 +345,8 @@ impl Zygote {
                     fate.send_replace(Fate::Over(child.status));
                 }
             }
-            frame::WARNING => warn(&found.payload),
+            frame::WARNING => tracing::warn!("{}", text(&found.payload)),
+            frame::ERROR => tracing::error!("{}", text(&found.payload)),
             other => tracing::warn!(kind = other, "the Python zygote says what is not understood"),
         }
     }

@@ -15,6 +15,7 @@ FORKED                   11  to super.  the process id of the child
 EXITED                   12  to super.  its status, as Python's ``waitstatus_to_exitcode`` has it
 FAILED                   13  to super.  why there is no application
 WARNING                  14  to super.  something that people should know
+ERROR                    15  to super.  something that they should mend
 TASK                     20  to child   ``deliveries: u32, queue length: u16, queue, head length: u32, head, body``: the
                                         envelope without its body as JSON, and the body's bytes, both as they travelled
 CONCLUDE                 21  to child   ``length: u32``, the verdict, and the payload of TASK
@@ -51,7 +52,7 @@ import struct
 VERSION = 3
 
 START, FORK, IMPORT, SIGNAL = 1, 2, 3, 4
-READY, FORKED, EXITED, FAILED, WARNING = 10, 11, 12, 13, 14
+READY, FORKED, EXITED, FAILED, WARNING, ERROR = 10, 11, 12, 13, 14, 15
 TASK, CONCLUDE, CANCEL, STOP, ANSWER, PING = 20, 21, 22, 23, 24, 25
 HELLO, END, CONCLUDED, MODULES, SPENT = 30, 31, 32, 33, 34
 RECORD, STEP, STEP_DONE, TOKEN, FLUSH, STORE, FETCH, PONG = 40, 41, 42, 43, 44, 45, 46, 47

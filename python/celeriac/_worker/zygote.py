@@ -94,7 +94,7 @@ class Zygote:
         self.descriptors: deque[int] = deque()
         self.children: dict[int, int] = {}
         self.frozen = False
-        self.warned: set[str] = set()
+        self.complaints: set[str] = set()
         #: Which import has started a thread, where that is known.
         self.started_by: dict[int, str] = {}
         self.wake_in, self.wake_out = socket.socketpair()
@@ -202,7 +202,7 @@ class Zygote:
             text = known.get(number) or f"{name!r}, which Python does not know"
             module = self.started_by.get(number)
             shown.append(f"{text} (since {module} was imported)" if module else text)
-        self.warn(f"threads are alive where children are forked, which may hang them: {'; '.join(shown)}. "
+        self.complain(f"threads are alive where children are forked, which may hang them: {'; '.join(shown)}. "
                   "Start them in worker_process_init, or use --start-method spawn")  # fmt: skip
 
     def learn(self, modules: list[str]) -> None:
@@ -236,10 +236,11 @@ class Zygote:
                 number = self.children.pop(pid)
                 self.tell(wire.EXITED, number, {"pid": pid, "status": os.waitstatus_to_exitcode(status)})
 
-    def warn(self, text: str) -> None:
-        if text not in self.warned:
-            self.warned.add(text)
-            self.tell(wire.WARNING, 0, text)
+    def complain(self, text: str) -> None:
+        """Says once what people should mend."""
+        if text not in self.complaints:
+            self.complaints.add(text)
+            self.tell(wire.ERROR, 0, text)
 
     def tell(self, kind: int, call: int, what: Any) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

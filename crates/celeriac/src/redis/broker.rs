@@ -305,9 +305,13 @@ impl RedisStore {
                 () = request.stop.cancelled() => return Ok(Vec::new()),
             }
             // Most often it is there: only where others were faster, the bell is armed again.
-            let deliveries = self.take(request).await?;
-            if !deliveries.is_empty() {
-                return Ok(deliveries);
+            match self.take(request).await {
+                Ok(deliveries) if deliveries.is_empty() => {}
+                // It may have rung because a connection was lost, and the next one be no better yet.
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "woken, and cannot reserve yet");
+                }
+                taken => return taken,
             }
         }
     }
