@@ -15,7 +15,8 @@ import urllib.request
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = pathlib.Path(os.environ.get("CELERIAC_BINARY", ROOT / "target" / "debug" / "celeriac"))
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+BINARY = pathlib.Path(os.environ.get("CELERIAC_BINARY", TARGET / "debug" / "celeriac"))
 PATIENCE = 60
 
 
