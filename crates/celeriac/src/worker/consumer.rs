@@ -54,9 +54,10 @@ impl Recall {
     }
 }
 
-/// What was reserved in one call, and the slots for it.
+/// What was reserved in one call, and the slots for it. All of it is held from then on: what has to wait until those before
+/// it are on their way keeps its lease meanwhile.
 struct Reserved {
-    deliveries: Vec<Delivery>,
+    deliveries: Vec<(Delivery, Arc<CancelSignal>)>,
     slots: Option<OwnedSemaphorePermit>,
 }
 
@@ -107,7 +108,11 @@ async fn reserve_next(shared: &Shared, queues: &mut watch::Receiver<Vec<QueueNam
             Ok(deliveries) => {
                 // The others are free again at once.
                 let slots = slots.split(deliveries.len());
-                return Some(Reserved { deliveries, slots });
+                let held = |delivery: Delivery| {
+                    let signal = shared.held.insert(delivery.tag.clone());
+                    (delivery, signal)
+                };
+                return Some(Reserved { deliveries: deliveries.into_iter().map(held).collect(), slots });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot reserve, trying again");
@@ -122,11 +127,11 @@ async fn reserve_next(shared: &Shared, queues: &mut watch::Receiver<Vec<QueueNam
 
 async fn dispatch_all(shared: &Arc<Shared>, reserved: Option<Reserved>) {
     let Some(Reserved { deliveries, mut slots }) = reserved else { return };
-    for delivery in deliveries {
+    for (delivery, signal) in deliveries {
         let slot = slots.as_mut().and_then(|slots| slots.split(1));
         // The worker may have been told meanwhile to consume from it no longer.
         if shared.queues.borrow().contains(&delivery.queue) {
-            dispatch(shared, delivery, slot).await;
+            dispatch(shared, delivery, signal, slot).await;
         } else {
             give_back(shared, delivery).await;
         }
@@ -149,8 +154,12 @@ async fn reserve(shared: &Shared, request: &Reserve) -> store::Result<Vec<Delive
     }
 }
 
-async fn dispatch(shared: &Arc<Shared>, delivery: Delivery, slot: Option<OwnedSemaphorePermit>) {
-    let signal = shared.held.insert(delivery.tag.clone());
+async fn dispatch(
+    shared: &Arc<Shared>,
+    delivery: Delivery,
+    signal: Arc<CancelSignal>,
+    slot: Option<OwnedSemaphorePermit>,
+) {
     if let Some(in_process) = &shared.in_process
         && let Some(gated) = in_process.gates.find(&delivery.task_id)
     {
@@ -180,7 +189,6 @@ pub(super) async fn proceed(
 
 /// Gives back what was reserved just as the worker was told to consume no longer from its queue.
 async fn give_back(shared: &Shared, delivery: Delivery) {
-    shared.held.insert(delivery.tag.clone());
     let then = Then::Requeue { due: None, counted: false };
     let transaction = Transaction::fenced(delivery.tag.clone(), then);
     shared.settler.settle(&delivery, transaction, Count::HandedBack, None).await;

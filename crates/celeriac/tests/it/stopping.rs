@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
+use celeriac::broker::Reserve;
 use celeriac::clock::SystemClock;
+use celeriac::id::WorkerName;
 use celeriac::memory::MemoryStore;
 use celeriac::state::Phase;
 use celeriac::store::Store;
-use celeriac::testing::{FaultPlan, Faulty};
+use celeriac::testing::{Fault, FaultPlan, Faulty};
 use celeriac::{
     BlockingContext, CallOptions, Cancelled, Celeriac, Config, Context, Error, Revoked, State, TaskId,
 };
@@ -277,4 +279,45 @@ async fn what_a_stopping_worker_holds_when_it_is_killed_begins_elsewhere_soon() 
     open.cancel();
     assert_eq!(result.get_timeout(PATIENCE).await.unwrap(), 2);
     assert_eq!((report.await.lost, second.stop().await.succeeded), (1, 1));
+}
+
+/// What was reserved and has to wait until another is on its way is held as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_another_of_its_batch_keeps_its_lease() {
+    let store = Store::of(MemoryStore::new(SystemClock::shared()));
+    // Whether one that comes again has ended is looked up, which takes its time.
+    let plan = FaultPlan::nth_of("fetch", 1, Fault::Late { yields: 500_000 });
+    let build = async |store: Store| {
+        let builder = Celeriac::builder().store(store).config(config(Duration::from_millis(300)));
+        with_tasks(builder.connect().await.unwrap())
+    };
+    let app = build(store.clone()).await;
+    let slow = build(Faulty::new(store, &plan)).await;
+    let (name, open) = fresh("open");
+    open.cancel();
+    let again = gated(name.clone(), String::new()).delay(&app).await.unwrap();
+    let request = Reserve {
+        worker: WorkerName::from("before"),
+        queues: vec![app.config().task_default_queue.as_str().into()],
+        limit: 1,
+        lease: LONG_LEASE,
+        wait: Duration::ZERO,
+        stop: CancellationToken::new(),
+    };
+    let taken = app.store().broker.reserve(&request).await.unwrap();
+    app.store().broker.requeue(&[taken[0].tag.clone()], None, true).await.unwrap();
+    let behind = gated(name, String::new()).delay(&app).await.unwrap();
+
+    let first = Running::start(slow.worker().concurrency(4));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while plan.calls_of("fetch") == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "it looks whether the first has ended");
+        tokio::task::yield_now().await;
+    }
+    let second = Running::start(app.worker().concurrency(4));
+    assert_eq!(behind.get_timeout(PATIENCE).await.unwrap(), 1, "nobody else has had it");
+    again.get_timeout(PATIENCE).await.unwrap();
+    first.stop().await;
+    second.stop().await;
+    each_ended_once(&app, &[again.id(), behind.id()], "SUCCESS").await;
 }
