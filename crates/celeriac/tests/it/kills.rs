@@ -181,6 +181,19 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Keeps every process from writing for as long as it is held, where they take turns.
+    async fn turn_to_write(&self) -> Option<std::fs::File> {
+        let path = format!("{}-lock", self.url.strip_prefix("sqlite://")?);
+        let turn = tokio::task::spawn_blocking(move || {
+            let turn = std::fs::File::open(path).unwrap();
+            turn.lock().unwrap();
+            turn
+        });
+        Some(turn.await.unwrap())
+    }
+}
+
 macro_rules! on_each_store {
     ($($case:ident)*) => {
         mod sqlite {
@@ -306,6 +319,27 @@ impl Process {
         assert!(status.success());
     }
 
+    /// Stops it with all its threads, while it does not write: who is frozen in the midst of a commit keeps everybody from
+    /// the file until he wakes.
+    async fn freeze(&self, site: &Site) {
+        let turn = site.turn_to_write().await;
+        self.signal("STOP").await;
+        let tasks = format!("/proc/{}/task", self.child.id().expect("the process lives"));
+        let stopped = || {
+            std::fs::read_dir(&tasks).unwrap().all(|thread| {
+                // Its state follows its name, which stands in parentheses.
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+            })
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !stopped() {
+            assert!(Instant::now() < deadline, "all of its threads stop");
+            tokio::task::yield_now().await;
+        }
+        drop(turn);
+    }
+
     /// Waits until it has ended by itself.
     async fn ended(mut self) {
         // Waiting closes the input, which would end it in peace.
@@ -360,7 +394,7 @@ async fn a_frozen_worker_cannot_finish_when_it_wakes(store: Kind) {
         let frozen = Process::start(&site.url, Options::default()).await;
         let result = linger(millis).delay(&app).await.unwrap();
         events(&app, &result.id(), "began", 1).await;
-        frozen.signal("STOP").await;
+        frozen.freeze(&site).await;
         if result.ready().await.unwrap() {
             continue; // It was quicker than the signal; the other length is there for that.
         }
