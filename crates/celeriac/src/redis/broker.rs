@@ -405,7 +405,7 @@ fn reserved(
         message: message_of(value::bytes(&envelope?)?),
     };
     if let Value::Array(more) = more? {
-        delivery.tell_more(&more)?;
+        tell_more(&mut delivery, &more)?;
     }
     Some(delivery)
 }
@@ -423,24 +423,22 @@ fn delivery(answer: Value) -> Option<Delivery> {
         revoked: false,
         message: message_of(value::bytes(envelope)?),
     };
-    delivery.tell_more(more)?;
+    tell_more(&mut delivery, more)?;
     Some(delivery)
 }
 
-impl Delivery {
-    /// Takes what is not the same for most: priority, deliveries, whether it was begun and revoked, and its head, if that is
-    /// not the envelope's.
-    fn tell_more(&mut self, more: &[Value]) -> Option<()> {
-        let [priority, deliveries, begun, revoked, head] = more else { return None };
-        self.priority = u8::try_from(value::integer(priority)).unwrap_or(9);
-        self.deliveries = u32::try_from(value::integer(deliveries)).unwrap_or(u32::MAX);
-        self.begun = value::integer(begun) != 0;
-        self.revoked = value::integer(revoked) != 0;
-        if let Some(head) = value::text(head).filter(|head| !head.is_empty()) {
-            self.message.head = head.into();
-        }
-        Some(())
+/// Takes what is not the same for most: priority, deliveries, whether it was begun and revoked, and its head, if that is
+/// not the envelope's.
+fn tell_more(delivery: &mut Delivery, more: &[Value]) -> Option<()> {
+    let [priority, deliveries, begun, revoked, head] = more else { return None };
+    delivery.priority = u8::try_from(value::integer(priority)).unwrap_or(9);
+    delivery.deliveries = u32::try_from(value::integer(deliveries)).unwrap_or(u32::MAX);
+    delivery.begun = value::integer(begun) != 0;
+    delivery.revoked = value::integer(revoked) != 0;
+    if let Some(head) = value::text(head).filter(|head| !head.is_empty()) {
+        delivery.message.head = head.into();
     }
+    Some(())
 }
 
 /// The message in an element of a list. One whose body cannot be taken out has its text as its head: whoever decodes it

@@ -22,7 +22,7 @@ use crate::store::{Error, Outcome, Transaction};
 const BOUND: usize = 1_024;
 /// Ends written in one commit.
 const BATCH_MAX: usize = 512;
-/// Commits under way at once: one is made ready, and what became of another is told, while the store is busy with a third.
+/// Commits under way at once: one is made ready, or what became of it is told, while the store is busy with the other.
 const WRITTEN_AT_ONCE: usize = 2;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);

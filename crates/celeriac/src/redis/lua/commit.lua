@@ -194,7 +194,7 @@ local function are_new(messages)
     local id = message[1]
     if message[5] or seen[id] or records[id] or states[id] then return false end
     seen[id] = true
-    keys[count + 1], keys[count + 2] = task_key(id), R .. 'celery-task-meta-' .. id
+    keys[count + 1], keys[count + 2] = task_key(id), meta_key(id)
     count = count + 2
   end
   for from = 1, count, 1000 do
