@@ -90,8 +90,8 @@ def test_a_chord_in_a_chord(both, a, b):
 def test_a_chord_whose_header_ends_in_a_group(both, a, b):
     if CELERY < (5, 7) and a == "py":
         # Its worker sets the size of the chord to that of the group it reaches, and waits for the rest only where a part
-        # of its own brings the count to just that size. A fast neighbour makes likely that none does; by itself it is
-        # seldom too slow, and then hands on a chord whose other part is not there.
+        # of its own brings the count to just that size. A fast neighbour makes likely that none does, and by itself it
+        # misses it now and then as well: with --reference, where there is only Celery, one run in six waited in vain.
         pytest.skip("Celery 5.5 counts the header short")
     sig = both.sig
     spread = chain(sig(f"{a}.add", 1, 1), group(sig(f"{b}.add", 1), sig(f"{a}.add", 2)))
