@@ -295,17 +295,11 @@ def place(server, tmp_path_factory, request):
     yield from open_place(server, tmp_path_factory, request, "place")
 
 
-_ended = 0
-
-
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session, exitstatus):
-    global _ended
-    _ended = int(exitstatus)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config):
-    """Ends the process: at its exit Celery's clients would go on trying to reach servers that are stopped."""
+    """Ends the process once all is reported: at its exit, and with each result that the traceback of a failed test has kept,
+    Celery's clients would go on trying to reach servers that are stopped."""
+    yield
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(_ended)
+    os._exit(int(session.exitstatus))

@@ -140,6 +140,8 @@ def test_several_callbacks(both, a):
     result = both.send(f"{a}.add", 1, 2, link=links)
     for n, b in enumerate([*SIDES, *SIDES]):
         both.noted(f"{b}.callback links {a} {n} 3")
+    # Celery sends the callbacks before it stores the result, and with it the children.
+    assert result.get(timeout=PATIENCE) == 3
     assert len(result.children) >= 1
 
 
