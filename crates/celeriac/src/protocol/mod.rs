@@ -41,7 +41,7 @@ pub use error::DecodeError;
 pub use exception::Exception;
 pub use json::{Json, JsonError};
 #[cfg(feature = "redis")]
-pub(crate) use kombu::KombuRoute;
+pub(crate) use kombu::{KombuEnvelope, KombuRoute};
 pub use lamport::LamportClock;
 pub use map::JsonMap;
 pub use matcher::Pattern;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::known::log_entry;
@@ -47,15 +47,9 @@ impl Backend for RedisStore {
         let key = self.link.keys().meta(task_id.as_str());
         let mut command = redis::cmd("GET");
         command.arg(&key);
-        let look = || {
-            let look = async {
-                let answer = self.link.read("wait", &command).await?;
-                value::bytes(&answer).map(|bytes| self.meta(task_id, bytes)).transpose()
-            };
-            look.boxed()
-        };
+        let found = |answer: &Value| value::bytes(answer).map(|bytes| self.meta(task_id, bytes)).transpose();
         let ready = |found: &Option<ResultMeta>| found.as_ref().is_some_and(|meta| meta.state.is_ready());
-        self.look_until(vec![key.clone()], wait, look, ready).await
+        self.read_until("wait", &key, command, wait, found, ready).await
     }
 
     async fn fetch(&self, ids: &[TaskId]) -> Result<Vec<Option<ResultMeta>>> {
@@ -322,6 +316,37 @@ impl RedisStore {
             let found = look().await?;
             if enough(&found) || Instant::now() >= deadline {
                 return Ok(found);
+            }
+        }
+    }
+
+    /// The same where one command that reads `key` is the look: the one that begins the watch tells what is there already.
+    pub(super) async fn read_until<T: Send>(
+        &self,
+        what: &str,
+        key: &str,
+        command: Cmd,
+        wait: Duration,
+        found: impl Fn(&Value) -> Result<T> + Send + Sync,
+        enough: impl Fn(&T) -> bool + Send + Sync,
+    ) -> Result<T> {
+        if wait.is_zero() {
+            return found(&self.link.read(what, &command).await?);
+        }
+        let deadline = Instant::now() + wait.min(WAIT_MAX);
+        let mut bell = self.link.doorbell().bell(vec![key.to_owned()]);
+        let mut reads = redis::pipe();
+        reads.add_command(command.clone());
+        loop {
+            let seen = found(bell.look(&reads).await?.first().unwrap_or(&Value::Nil))?;
+            if enough(&seen) || Instant::now() >= deadline {
+                return Ok(seen);
+            }
+            bell.wait(deadline).await;
+            // Most often it is what was waited for: only where it is not, the bell is armed again.
+            let seen = found(&self.link.read(what, &command).await?)?;
+            if enough(&seen) || Instant::now() >= deadline {
+                return Ok(seen);
             }
         }
     }

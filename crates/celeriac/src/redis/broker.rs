@@ -1,17 +1,17 @@
 //! The broker's half.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use redis::Value;
 use tokio::time::Instant;
 
 use super::keys::STEPS;
 use super::pack::Pack;
 use super::transact::{id_in, lease_end};
-use super::value::{self, into_items, items, seconds};
+use super::value::{self, into_items, items, seconds_held};
 use super::{RedisStore, script};
 use crate::broker::{
     Broker, DeadLetter, Delivery, Interrupt, Place, QueueStatus, Reserve, Revocation, Revoke, Routed,
@@ -53,9 +53,12 @@ impl Broker for RedisStore {
         for queue in &request.queues {
             self.consume(queue).await?;
         }
-        let deliveries = self.take(request).await?;
-        if !deliveries.is_empty() || request.wait.is_zero() {
-            return Ok(deliveries);
+        // After one that left nothing there is nothing yet, most likely: the look that begins the watch tells as much, for less.
+        if request.wait.is_zero() || !self.emptied.load(Ordering::Relaxed) {
+            let deliveries = self.take(request).await?;
+            if !deliveries.is_empty() || request.wait.is_zero() {
+                return Ok(deliveries);
+            }
         }
         self.wait_and_take(request).await
     }
@@ -66,7 +69,7 @@ impl Broker for RedisStore {
         }
         let now = self.now();
         let mut order = Pack::array(3);
-        order.text(lease_end(now, lease)).text(seconds(now)).texts(tags.iter().map(DeliveryTag::as_str));
+        order.text(lease_end(now, lease)).text(seconds_held(now)).texts(tags.iter().map(DeliveryTag::as_str));
         let answer = self.order(&script::EXTEND, now, order).await?;
         Ok(items(&answer).iter().filter_map(value::text).map(DeliveryTag::from).collect())
     }
@@ -130,16 +133,12 @@ impl Broker for RedisStore {
         let key = self.link.keys().own("interrupts");
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
-        let look = || {
-            let look = async {
-                let answer = self.link.read("interrupts", &command).await?;
-                let all = value::pairs(&answer).into_iter();
-                Ok(all.filter_map(|pair| interrupt(pair, worker)).collect::<Vec<_>>())
-            };
-            look.boxed()
+        let found = |answer: &Value| {
+            let all = value::pairs(answer).into_iter();
+            Ok(all.filter_map(|pair| interrupt(pair, worker)).collect::<Vec<_>>())
         };
         let news = |found: &Vec<Interrupt>| found.iter().any(|one| !known.contains(one));
-        self.look_until(vec![key.clone()], wait, look, news).await
+        self.read_until("interrupts", &key, command, wait, found, news).await
     }
 
     async fn locate(&self, ids: &[TaskId]) -> Result<Vec<Option<Place>>> {
@@ -215,7 +214,7 @@ impl RedisStore {
         let mut found = Vec::with_capacity(ids.len());
         for ids in ids.chunks(MOVED_MAX) {
             let mut order = Pack::array(5);
-            order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds(now));
+            order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds_held(now));
             order.text(stop(request)).texts(ids.iter().map(TaskId::as_str));
             let answers = into_items(self.order(&script::REVOKE, now, order).await?);
             if answers.len() != ids.len() {
@@ -263,22 +262,49 @@ impl RedisStore {
     async fn take_once(&self, request: &Reserve) -> Result<Vec<Delivery>> {
         let now = self.now();
         let queues = self.turns.in_order(&request.queues);
-        let mut order = Pack::array(5);
-        order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds(now));
-        order.int(request.limit.min(RESERVED_MAX) as i64).texts(queues.iter().map(|queue| queue.as_str()));
-        let answer = self.order(&script::RESERVE, now, order).await;
-        if answer.is_err() {
-            self.unheard.note(request, now);
+        let limit = request.limit.min(RESERVED_MAX);
+        let taken = self.take_usual(request, &queues, limit, now).await;
+        let (mut deliveries, left) = taken.inspect_err(|_| self.unheard.note(request, now))?;
+        if left {
+            // Another end of the lease: should the answer be lost, only what this took is to be handed back.
+            let lease =
+                request.lease.saturating_sub(Duration::from_micros(u64::from(!deliveries.is_empty())));
+            let request = Reserve { limit: limit - deliveries.len(), lease, ..request.clone() };
+            let rest = self.take_all(&request, &queues, now).await;
+            match rest.inspect_err(|_| self.unheard.note(&request, now)) {
+                Ok(rest) => deliveries.extend(rest),
+                Err(error) if deliveries.is_empty() => return Err(error),
+                Err(error) => tracing::debug!(%error, "a part of what waits was reserved"),
+            }
         }
-        let mut answers = into_items(answer?).into_iter();
-        let mut deliveries = Vec::with_capacity(answers.len() / 4);
-        while let Some(tag) = answers.next() {
-            let delivery = reserved(&tag, answers.next(), answers.next(), answers.next());
-            deliveries.push(delivery.ok_or_else(|| self.link.unexpected("reserve"))?);
-        }
+        self.emptied.store(deliveries.len() < limit.min(2), Ordering::Relaxed);
         // Shares of several queues come one after the other, and lists hold more than one priority.
         deliveries.sort_by_key(|delivery| delivery.priority);
         self.turns.took(deliveries.iter().map(|delivery| &delivery.queue));
+        Ok(deliveries)
+    }
+
+    /// Reserves by all the rules.
+    async fn take_all(
+        &self,
+        request: &Reserve,
+        queues: &[&QueueName],
+        now: Timestamp,
+    ) -> Result<Vec<Delivery>> {
+        let mut order = Pack::array(5);
+        order.text(request.worker.as_str()).text(lease_end(now, request.lease)).text(seconds_held(now));
+        order.int(request.limit as i64).texts(queues.iter().map(|queue| queue.as_str()));
+        let mut answers = into_items(self.order(&script::RESERVE, now, order).await?).into_iter();
+        let mut deliveries = Vec::with_capacity(answers.len() / 4);
+        while let Some(tag) = answers.next() {
+            let delivery = reserved(&tag, answers.next(), answers.next()).and_then(|mut delivery| {
+                if let Value::Array(more) = answers.next()? {
+                    tell_more(&mut delivery, &more)?;
+                }
+                Some(delivery)
+            });
+            deliveries.push(delivery.ok_or_else(|| self.link.unexpected("reserve"))?);
+        }
         Ok(deliveries)
     }
 
@@ -287,18 +313,28 @@ impl RedisStore {
         let deadline = Instant::now() + request.wait.min(WAIT_MAX);
         let keys = self.link.keys();
         let mut watched = vec![keys.own("paused")];
+        let mut reads = redis::pipe();
+        reads.cmd("SMEMBERS").arg(keys.own("paused"));
         for queue in &request.queues {
-            watched.extend(STEPS.iter().map(|step| keys.list(queue.as_str(), *step)));
-            watched.push(keys.delayed(queue.as_str()));
+            let lists = STEPS.map(|step| keys.list(queue.as_str(), step));
+            let delayed = keys.delayed(queue.as_str());
+            reads.cmd("EXISTS").arg(&lists).cmd("ZRANGE").arg(&delayed).arg(0).arg(0).arg("WITHSCORES");
+            watched.extend(lists);
+            watched.push(delayed);
         }
         let mut bell = self.link.doorbell().bell(watched);
         loop {
-            bell.arm().await?;
-            let deliveries = self.take(request).await?;
-            if !deliveries.is_empty() || Instant::now() >= deadline || request.stop.is_cancelled() {
-                return Ok(deliveries);
+            let seen = Seen::of(&request.queues, &bell.look(&reads).await?);
+            let due = seen.due.map(|due| until(self.now(), due));
+            if seen.waits || due.is_some_and(|due| due.is_zero()) {
+                let deliveries = self.take(request).await?;
+                if !deliveries.is_empty() {
+                    return Ok(deliveries);
+                }
             }
-            let due = self.next_due(&request.queues).await?.map(|due| until(self.now(), due));
+            if Instant::now() >= deadline || request.stop.is_cancelled() {
+                return Ok(Vec::new());
+            }
             let look_again = due.map_or(deadline, |due| deadline.min(Instant::now() + due.min(WAIT_MAX)));
             tokio::select! {
                 () = bell.wait(look_again) => {}
@@ -315,25 +351,32 @@ impl RedisStore {
             }
         }
     }
+}
 
-    /// When the next delayed message of these queues comes due.
-    async fn next_due(&self, queues: &[QueueName]) -> Result<Option<Timestamp>> {
-        let mut paused = redis::cmd("SMEMBERS");
-        paused.arg(self.link.keys().own("paused"));
-        let mut look = redis::pipe();
-        look.add_command(paused);
-        for queue in queues {
-            look.cmd("ZRANGE").arg(self.link.keys().delayed(queue.as_str())).arg(0).arg(0).arg("WITHSCORES");
-        }
-        let answers = self.link.read_all("reserve", &look).await?;
-        let [paused, heads @ ..] = &answers[..] else { return Ok(None) };
+/// What is to be reserved, as far as a look at lists tells.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Messages wait on a queue that is not paused.
+    waits: bool,
+    /// When the next delayed message of such a queue comes due.
+    due: Option<Timestamp>,
+}
+
+impl Seen {
+    /// Of the queues that are paused, and for each queue how many lists it has and the head of what is delayed.
+    fn of(queues: &[QueueName], answers: &[Value]) -> Self {
+        let mut seen = Self::default();
+        let [paused, answers @ ..] = answers else { return seen };
         let paused: Vec<&[u8]> = items(paused).iter().filter_map(value::bytes).collect();
-        let open = queues.iter().zip(heads).filter(|(queue, _)| !paused.contains(&queue.as_str().as_bytes()));
-        let due = |head: &Value| {
-            let score: f64 = value::text(items(head).get(1)?)?.parse().ok()?;
-            value::time(&Value::Int(score as i64))
-        };
-        Ok(open.filter_map(|(_, head)| due(head)).min())
+        for (queue, answers) in queues.iter().zip(answers.chunks_exact(2)) {
+            if paused.contains(&queue.as_str().as_bytes()) {
+                continue;
+            }
+            seen.waits |= value::count(&answers[0]) > 0;
+            let due = value::first_score(&answers[1]).and_then(|due| value::time(&Value::Int(due as i64)));
+            seen.due = seen.due.into_iter().chain(due).min();
+        }
+        seen
     }
 }
 
@@ -386,15 +429,10 @@ fn stop(request: &Revoke) -> String {
     char::from(stop).to_string()
 }
 
-/// What `lua/reserve.lua` tells of a delivery.
-fn reserved(
-    tag: &Value,
-    queue: Option<Value>,
-    envelope: Option<Value>,
-    more: Option<Value>,
-) -> Option<Delivery> {
+/// What the scripts that reserve tell of a delivery first.
+pub(super) fn reserved(tag: &Value, queue: Option<Value>, envelope: Option<Value>) -> Option<Delivery> {
     let tag = value::text(tag)?;
-    let mut delivery = Delivery {
+    Some(Delivery {
         task_id: TaskId::from(id_in(tag)?),
         tag: DeliveryTag::from(tag),
         queue: QueueName::from(value::text(&queue?)?),
@@ -403,11 +441,7 @@ fn reserved(
         begun: false,
         revoked: false,
         message: message_of(value::bytes(&envelope?)?),
-    };
-    if let Value::Array(more) = more? {
-        tell_more(&mut delivery, &more)?;
-    }
-    Some(delivery)
+    })
 }
 
 fn delivery(answer: Value) -> Option<Delivery> {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
-use redis::{ProtocolVersion, PushInfo, PushKind, Value};
+use redis::{Pipeline, ProtocolVersion, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -93,23 +93,18 @@ impl Doorbell {
         lock(&self.room)
     }
 
-    /// Begins to watch `keys`; says whether changes are told.
-    async fn arm(&self, keys: &[String]) -> Result<bool> {
-        let mut command = redis::cmd("EXISTS");
-        for key in keys {
-            command.arg(key);
-        }
-        self.ask(&command).await
-    }
-
-    /// Has a command answered; says whether changes are told.
-    async fn ask(&self, command: &redis::Cmd) -> Result<bool> {
+    /// Has reads answered, which begins a watch of the keys they read; says too whether changes are told.
+    async fn look(&self, reads: &Pipeline) -> Result<(Vec<Value>, bool)> {
         let deadline = Instant::now() + self.connector.patience;
         loop {
             let held = self.line.connection(self.connector.patience).await?;
             let mut connection = held.connection.clone();
-            let answer = self.line.answer(&held, connection.send_packed_command(command)).await;
-            let Err(error) = answer.and_then(Value::extract_error) else { return Ok(held.known) };
+            let answers = connection.send_packed_commands(reads, 0, reads.len());
+            let answers = self.line.answer(&held, answers).await;
+            let error = match answers.and_then(super::fault::no_error_within) {
+                Ok(answers) => return Ok((answers, held.known)),
+                Err(error) => error,
+            };
             if super::fault::breaks(&error) {
                 self.line.take_down(&held);
             }
@@ -123,7 +118,8 @@ impl Doorbell {
 
 /// Asks the connection whether it lives, for as long as anybody waits.
 async fn pulse(doorbell: Weak<Doorbell>) {
-    let ping = redis::cmd("PING");
+    let mut ping = redis::pipe();
+    ping.cmd("PING");
     loop {
         tokio::time::sleep(PULSE).await;
         let Some(doorbell) = doorbell.upgrade() else { return };
@@ -135,7 +131,7 @@ async fn pulse(doorbell: Weak<Doorbell>) {
             }
         }
         // Who waits is woken when it turns out to be dead, and those who come find out by themselves why.
-        let _ = doorbell.ask(&ping).await;
+        let _ = doorbell.look(&ping).await;
     }
 }
 
@@ -214,9 +210,19 @@ pub(crate) struct Bell {
 impl Bell {
     /// Begins to watch: what is changed from now on ends the next [`Bell::wait`]. Call it before each look.
     pub(crate) async fn arm(&mut self) -> Result<()> {
-        let tracks = self.doorbell.arm(&self.keys).await?;
+        let mut reads = redis::pipe();
+        let exist = reads.cmd("EXISTS");
+        for key in &self.keys {
+            exist.arg(key);
+        }
+        self.look(&reads).await.map(drop)
+    }
+
+    /// The same by a look, whose answers it returns: `reads` read each of the keys, and change nothing.
+    pub(crate) async fn look(&mut self, reads: &Pipeline) -> Result<Vec<Value>> {
+        let (answers, tracks) = self.doorbell.look(reads).await?;
         self.look_again = if tracks { LOOK_AGAIN } else { POLL };
-        Ok(())
+        Ok(answers)
     }
 
     /// Waits until it is time to look again, at most until `deadline`.

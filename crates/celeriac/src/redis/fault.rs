@@ -1,6 +1,6 @@
 //! What Redis said, as an error of stores.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::store::Error;
 
@@ -31,6 +31,11 @@ pub(super) fn breaks(error: &RedisError) -> bool {
         || error.is_timeout()
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
+}
+
+/// Answers of which none is an error.
+pub(super) fn no_error_within(answers: Vec<Value>) -> RedisResult<Vec<Value>> {
+    answers.into_iter().map(Value::extract_error).collect()
 }
 
 /// The error for who called. `shown` is the server, `what` was being done.

@@ -249,7 +249,7 @@ impl Link {
         loop {
             let held = self.line.connection(self.options.patience).await.map_err(Failed::Unreachable)?;
             let sent = self.line.answer(&held, parcel.send(&held)).await;
-            let error = match sent.and_then(no_error_within) {
+            let error = match sent.and_then(fault::no_error_within) {
                 Ok(values) => return Ok(values),
                 Err(error) => error,
             };
@@ -285,15 +285,6 @@ impl Drop for Link {
 enum Failed {
     Refused(RedisError),
     Unreachable(Error),
-}
-
-/// An answer that is an error, be it among others.
-fn no_error_within(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
-    let mut good = Vec::with_capacity(values.len());
-    for value in values {
-        good.push(value.extract_error()?);
-    }
-    Ok(good)
 }
 
 fn is_no_script(error: &RedisError) -> bool {

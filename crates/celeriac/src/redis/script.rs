@@ -1,4 +1,5 @@
-//! Lua scripts: each is the prelude, which has the rules by which messages move, and a body of its own.
+//! Lua scripts: each is the basics, the prelude, which has the rules by which messages move, and a body of its own. Those for
+//! what is usual do without the rules.
 
 use std::sync::LazyLock;
 
@@ -12,9 +13,14 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// A script of the prelude and `body`.
+    /// A script of the rules and `body`.
     pub(super) fn new(name: &'static str, body: &str) -> Self {
-        Self::plain(name, &[PRELUDE, body].concat())
+        Self::plain(name, &[BASICS, PRELUDE, body].concat())
+    }
+
+    /// A script of `body` that needs no rules.
+    fn usual(name: &'static str, body: &str) -> Self {
+        Self::plain(name, &[BASICS, body].concat())
     }
 
     /// A script of `text` alone.
@@ -46,6 +52,7 @@ impl Script {
     }
 }
 
+const BASICS: &str = include_str!("lua/basics.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 
 macro_rules! scripts {
@@ -54,6 +61,14 @@ macro_rules! scripts {
             LazyLock::new(|| Script::new($what, include_str!($file))$(.$how())?);)*
     };
 }
+
+pub(super) static PUBLISH: LazyLock<Script> =
+    LazyLock::new(|| Script::usual("publish", include_str!("lua/publish.lua")));
+// Where an answer is lost, what was reserved is handed back first: UNHEARD.
+pub(super) static TAKE: LazyLock<Script> =
+    LazyLock::new(|| Script::usual("reserve", include_str!("lua/take.lua")));
+pub(super) static FINISH: LazyLock<Script> =
+    LazyLock::new(|| Script::usual("commit", include_str!("lua/finish.lua")));
 
 scripts! {
     COMMIT: "commit" = "lua/commit.lua";

@@ -6,18 +6,21 @@ use async_trait::async_trait;
 use redis::Value;
 
 use super::pack::Pack;
+use super::usual::End;
 use super::value::{self, items, micros};
 use super::{RedisStore, script};
 use crate::backend::{ChordPart, Record};
 use crate::broker::Routed;
 use crate::clock::{Timestamp, after};
 use crate::id::{GroupId, TaskId};
-use crate::protocol::{Json, KombuRoute, ResultMeta};
+use crate::protocol::{Json, KombuEnvelope, KombuRoute, ResultMeta};
 use crate::state::State;
 use crate::store::{Error, Fence, Outcome, Result, Then, Transact, Transaction};
 
 /// So many transactions a script: it keeps every other client of the server waiting while it runs.
 const BATCH_MAX: usize = 200;
+/// So many that are usual, one after the other, are worth a script of their own.
+const USUAL_MIN: usize = 16;
 /// The bound on one value; Redis's own is 512 MB, and a script copies what it moves.
 const VALUE_BYTES_MAX: usize = 256 << 20;
 /// A batch is cut once it has so many bytes.
@@ -39,21 +42,63 @@ impl RedisStore {
                 self.declare(&routed.queue).await?;
             }
         }
-        let mut orders = Vec::with_capacity(transactions.len());
-        for transaction in &transactions {
-            orders.push(Order::of(transaction, now)?);
+        if let [transaction] = &transactions[..]
+            && self.publish_unheard_of(transaction, now).await?
+        {
+            return Ok(vec![Outcome::Committed { ready: Vec::new(), duplicates: Vec::new() }]);
         }
+        let ends = transactions.iter().map(End::of).collect::<Result<Vec<_>>>()?;
+        let usual: Vec<bool> = ends.iter().map(Option::is_some).collect();
+        // What cannot be stored is found out before anything is.
+        let mut runs = Vec::new();
+        let mut from = 0;
+        while from < transactions.len() {
+            let (are_usual, count) = next_run(&usual[from..]);
+            let run = &transactions[from..from + count];
+            runs.push(if are_usual {
+                Run::Usual(ends[from..from + count].iter().flatten().collect(), run)
+            } else {
+                Run::Any(orders(run.iter(), now)?)
+            });
+            from += count;
+        }
+        let mut outcomes = Vec::with_capacity(transactions.len());
+        for run in runs {
+            match run {
+                Run::Usual(ends, run) => outcomes.extend(self.finish_all(what, &ends, run, now).await?),
+                Run::Any(orders) => outcomes.extend(self.commit_all(what, &orders, now).await?),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Ends tasks as most end, and those of which more must be known by all the rules.
+    async fn finish_all(
+        &self,
+        what: &str,
+        ends: &[&End<'_>],
+        transactions: &[Transaction],
+        now: Timestamp,
+    ) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(ends.len());
+        while outcomes.len() < ends.len() {
+            let from = outcomes.len();
+            let count = fitting(ends[from..].iter().map(|end| end.len()));
+            let finished = self.finish(&ends[from..from + count], now).await?;
+            let unusual = transactions[from..].iter().zip(&finished);
+            let unusual =
+                unusual.filter(|(_, outcome)| outcome.is_none()).map(|(transaction, _)| transaction);
+            let mut others = self.commit_all(what, &orders(unusual, now)?, now).await?.into_iter();
+            outcomes.extend(finished.into_iter().filter_map(|outcome| outcome.or_else(|| others.next())));
+        }
+        Ok(outcomes)
+    }
+
+    async fn commit_all(&self, what: &str, orders: &[Order], now: Timestamp) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::with_capacity(orders.len());
-        let mut rest = &orders[..];
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |order: &&Order| {
-                bytes += order.bytes;
-                bytes <= BATCH_BYTES_MAX
-            };
-            let count = rest.iter().take(BATCH_MAX).take_while(fits).count().max(1);
-            let (batch, later) = rest.split_at(count);
-            rest = later;
+        while outcomes.len() < orders.len() {
+            let rest = &orders[outcomes.len()..];
+            let batch = &rest[..fitting(rest.iter().map(|order| order.bytes))];
             outcomes.extend(self.commit_batch(what, batch, now).await?);
         }
         Ok(outcomes)
@@ -73,17 +118,13 @@ impl RedisStore {
         let mut args = self.preamble(now);
         args.push(self.settings());
         args.push(batch.len().to_string().into_bytes());
-        // Lua counts from 1, and the texts come after the orders, first those of what is told for short.
-        let (short, long): (Vec<&Order>, Vec<&Order>) = batch.iter().partition(|order| order.is_short());
-        let mut texts =
-            args.len() + batch.len() + 1 + short.iter().map(|order| order.texts.len()).sum::<usize>();
+        // Lua counts from 1, and the texts come after the orders.
+        let mut texts = args.len() + batch.len() + 1;
         for order in batch {
             args.push(order.packed(texts));
-            if !order.is_short() {
-                texts += order.texts.len();
-            }
+            texts += order.texts.len();
         }
-        for order in short.into_iter().chain(long) {
+        for order in batch {
             args.extend_from_slice(&order.texts);
         }
         let answer = self.link.run(&script::COMMIT, &args).await?;
@@ -123,6 +164,16 @@ pub(super) fn written(at: Timestamp) -> String {
     micros(at).to_string()
 }
 
+/// Transactions that follow each other, and go the same way.
+enum Run<'t> {
+    Usual(Vec<&'t End<'t>>, &'t [Transaction]),
+    Any(Vec<Order>),
+}
+
+fn orders<'t>(transactions: impl Iterator<Item = &'t Transaction>, now: Timestamp) -> Result<Vec<Order>> {
+    transactions.map(|transaction| Order::of(transaction, now)).collect()
+}
+
 /// A transaction as the script takes it: what is short in one piece, and the long texts beside it, so that each is made
 /// once in Lua.
 struct Order {
@@ -132,8 +183,6 @@ struct Order {
 }
 
 enum Piece {
-    /// A reservation, and nothing else: the acknowledgement of a task.
-    Short(String),
     Packed(Pack),
     /// Which of the texts.
     Text(usize),
@@ -142,9 +191,6 @@ enum Piece {
 impl Order {
     fn of(transaction: &Transaction, now: Timestamp) -> Result<Self> {
         let Transaction { fence, publish, record } = transaction;
-        if let Some(short) = Self::short(transaction)? {
-            return Ok(short);
-        }
         let Record { fire, results, chords, parts, steps, log } = record;
         let mut order = Self { pieces: vec![Piece::Packed(Pack::array(8))], texts: Vec::new(), bytes: 0 };
         // The id that the reservation names need not be told again.
@@ -185,39 +231,9 @@ impl Order {
         Ok(order)
     }
 
-    /// What most transactions are: the acknowledgement of a task, with a result of SUCCESS and the end of its log.
-    fn short(transaction: &Transaction) -> Result<Option<Self>> {
-        let Transaction { fence: Some(Fence { tag, then: Then::Ack }), publish, record } = transaction else {
-            return Ok(None);
-        };
-        let Record { fire: None, results, chords, parts, steps, log } = record else { return Ok(None) };
-        let ([meta], [line]) = (&results[..], &log[..]) else { return Ok(None) };
-        let named = id_in(tag.as_str());
-        let plain = publish.is_empty() && chords.is_empty() && parts.is_empty() && steps.is_empty();
-        let about_it = [&meta.task_id, &line.task_id].iter().all(|id| named == Some(id.as_str()));
-        let usual = meta.state == State::Success && meta.extended.is_none() && &*line.event == "end";
-        // What is packed does not begin with a digit.
-        if !plain || !about_it || !usual || !tag.as_str().starts_with(|first: char| first.is_ascii_digit()) {
-            return Ok(None);
-        }
-        let text = meta.encode().map_err(|why| Error::unavailable("write a result", why))?;
-        check_size(text.as_str().len(), || format!("the result of task {}", meta.task_id))?;
-        check_size(line.data.as_str().len(), || format!("a log record of task {}", line.task_id))?;
-        let texts = vec![text.as_str().as_bytes().to_vec(), line.data.as_str().as_bytes().to_vec()];
-        let mut order = Self { pieces: vec![Piece::Short(tag.as_str().to_owned())], texts, bytes: 0 };
-        order.measure();
-        Ok(Some(order))
-    }
-
-    /// Whether it is told for short.
-    fn is_short(&self) -> bool {
-        matches!(self.pieces[..], [Piece::Short(_)])
-    }
-
     /// Notes how many bytes it has.
     fn measure(&mut self) {
         let packed = self.pieces.iter().map(|piece| match piece {
-            Piece::Short(tag) => tag.len(),
             Piece::Packed(pack) => pack.len(),
             Piece::Text(_) => 9,
         });
@@ -229,7 +245,6 @@ impl Order {
         let mut whole = Pack::default();
         for piece in &self.pieces {
             match piece {
-                Piece::Short(tag) => return tag.clone().into_bytes(),
                 Piece::Packed(pack) => whole.append(pack),
                 Piece::Text(at) => whole.int((first + at) as i64),
             };
@@ -287,14 +302,7 @@ impl Order {
 
     fn message(&mut self, routed: &Routed, now: Timestamp) -> Result<()> {
         let Routed { task_id, task, queue, priority, due, unique, tags, message } = routed;
-        check_size(message.head.len() + message.body.len(), || format!("the message of task {task_id}"))?;
-        let priority = (*priority).min(9);
-        let route = KombuRoute { task_id: task_id.as_str(), task, queue: queue.as_str(), priority };
-        let envelope = message.to_kombu(route).map_err(|why| Error::Open {
-            what: format!("the message of task {task_id}"),
-            why: why.to_string(),
-            remedy: "send a head that is a JSON object".to_owned(),
-        })?;
+        let (priority, envelope) = ((*priority).min(9), envelope_of(routed)?);
         let tags = if tags.is_empty() { None } else { Json::from_value(tags).ok() };
         let pack = self.pack();
         pack.begin(9).text(task_id.as_str()).text(&**task).text(queue.as_str()).int(priority.into());
@@ -304,6 +312,40 @@ impl Order {
         self.pack().optional((!envelope.faithful).then_some(&*message.head));
         Ok(())
     }
+}
+
+/// A message as it waits on Celery's lists.
+pub(super) fn envelope_of(routed: &Routed) -> Result<KombuEnvelope> {
+    let Routed { task_id, task, queue, priority, message, .. } = routed;
+    check_size(message.head.len() + message.body.len(), || format!("the message of task {task_id}"))?;
+    let priority = (*priority).min(9);
+    let route = KombuRoute { task_id: task_id.as_str(), task, queue: queue.as_str(), priority };
+    message.to_kombu(route).map_err(|why| Error::Open {
+        what: format!("the message of task {task_id}"),
+        why: why.to_string(),
+        remedy: "send a head that is a JSON object".to_owned(),
+    })
+}
+
+/// How many go into the next scripts, of those of which it is said whether they are usual, and whether these are: so many as
+/// stand together, where they are all or enough for a script of their own, or else what comes before those.
+fn next_run(usual: &[bool]) -> (bool, usize) {
+    let first = usual.iter().take_while(|usual| **usual).count();
+    if first == usual.len() || first >= USUAL_MIN {
+        return (true, first);
+    }
+    let enough = usual.windows(USUAL_MIN).position(|some| some.iter().all(|usual| *usual));
+    (false, enough.unwrap_or(usual.len()))
+}
+
+/// How many of those with so many bytes go into one batch.
+fn fitting(bytes: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fits = |bytes: &usize| {
+        sum += bytes;
+        sum <= BATCH_BYTES_MAX
+    };
+    bytes.take(BATCH_MAX).take_while(fits).count().max(1)
 }
 
 /// The id of the task that a reservation names: see `tag_of` in `lua/prelude.lua`.
@@ -339,7 +381,7 @@ fn pack_part(order: &mut Pack, part: &ChordPart) -> Result<()> {
     Ok(())
 }
 
-fn check_size(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn check_size(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {
     if bytes <= VALUE_BYTES_MAX {
         return Ok(());
     }
@@ -354,6 +396,28 @@ pub(super) fn lease_end(now: Timestamp, lease: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usual_stand_alone_where_they_are_many() {
+        let runs = |groups: &[(bool, usize)]| {
+            let usual: Vec<bool> = groups.iter().flat_map(|(usual, count)| vec![*usual; *count]).collect();
+            let (mut from, mut runs) = (0, Vec::new());
+            while from < usual.len() {
+                let run = next_run(&usual[from..]);
+                assert_ne!(run.1, 0);
+                runs.push(run);
+                from += run.1;
+            }
+            runs
+        };
+        assert_eq!(runs(&[(true, 3)]), [(true, 3)]);
+        assert_eq!(runs(&[(true, 3), (false, 2), (true, 3)]), [(false, 8)]);
+        assert_eq!(runs(&[(true, 15), (false, 1), (true, 15), (false, 1)]), [(false, 32)]);
+        assert_eq!(
+            runs(&[(true, 16), (false, 1), (true, 20), (false, 1)]),
+            [(true, 16), (false, 1), (true, 20), (false, 1)]
+        );
+    }
 
     #[test]
     fn a_reservation_names_its_task() {

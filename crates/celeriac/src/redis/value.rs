@@ -48,6 +48,19 @@ pub(crate) fn lossy(value: &Value) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes(value).unwrap_or_default())
 }
 
+/// The score of the first member of a sorted set read with scores, which newer protocols have in pairs.
+pub(crate) fn first_score(value: &Value) -> Option<f64> {
+    let score = match items(value) {
+        [pair @ Value::Array(_), ..] => items(pair).get(1)?,
+        [_, score, ..] => score,
+        _ => return None,
+    };
+    match score {
+        Value::Double(score) => Some(*score),
+        other => text(other)?.parse().ok(),
+    }
+}
+
 /// A whole number, 0 for anything else.
 pub(crate) fn integer(value: &Value) -> i64 {
     match value {
@@ -90,6 +103,12 @@ pub(crate) fn micros(at: Timestamp) -> i64 {
 /// A time as Celery writes it in scores: seconds.
 pub(crate) fn seconds(at: Timestamp) -> String {
     format!("{:.6}", micros(at) as f64 / 1e6)
+}
+
+/// The same for `unacked_index`, in whole seconds and never too early: Redis keeps the scores of a small set as texts where
+/// they are no whole numbers, and reads one after the other again for each member that comes.
+pub(crate) fn seconds_held(at: Timestamp) -> String {
+    micros(at).div_euclid(1_000_000).saturating_add(1).to_string()
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod redis_log;
 mod redis_python;
 mod redis_server;
 mod redis_soak;
+mod redis_usual;
 #[cfg(feature = "tls")]
 mod redis_ways;
 mod sqlite;

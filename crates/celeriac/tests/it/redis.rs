@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use celeriac::backend::{Backend, NewChord, Record};
+use celeriac::backend::{Backend, LogRecord, NewChord, Record};
 use celeriac::broker::{Broker, Delivery, Reserve, Revocation, Revoke, Routed};
 use celeriac::clock::{Clock, SystemClock};
 use celeriac::id::{GroupId, QueueName, WorkerName};
@@ -38,8 +38,13 @@ pub(crate) fn message(id: &str) -> Routed {
         due: None,
         unique: false,
         tags: Vec::new(),
-        message: RawMessage::from_envelope(envelope(id, &format!("tag-of-{id}")).as_bytes()).unwrap(),
+        message: RawMessage::from_envelope(envelope(id, &tag_of(id)).as_bytes()).unwrap(),
     }
+}
+
+/// The delivery tag of a message: as Celery's are, for ids that are short.
+pub(crate) fn tag_of(id: &str) -> String {
+    format!("0e9d5a52-5a3c-4e7e-8c4a-{id:0>12}")
 }
 
 /// An element of a list as Celery writes it; see the captured messages.
@@ -75,7 +80,9 @@ pub(crate) async fn phase(store: &RedisStore, id: &str) -> Option<Phase> {
 
 pub(crate) fn finished(delivery: &Delivery) -> Transaction {
     let meta = ResultMeta::new(delivery.task_id.clone(), State::Success, Json::null());
-    let record = Record { results: vec![meta], ..Record::default() };
+    let data = Json::parse(r#"{"state": "SUCCESS", "result": null}"#).unwrap();
+    let end = LogRecord { task_id: delivery.task_id.clone(), event: "end".into(), data };
+    let record = Record { results: vec![meta], log: vec![end], ..Record::default() };
     Transaction { record, ..Transaction::fenced(delivery.tag.clone(), Then::Ack) }
 }
 

@@ -13,34 +13,37 @@ use celeriac::store::{Then, Transact, Transaction};
 use celeriac::testing::ManualClock;
 use celeriac::{State, TaskId};
 
-use crate::redis::{LEASE, envelope, finish, finished, ids, message, open, phase, request, reserve, until};
+use crate::redis::{
+    LEASE, envelope, finish, finished, ids, message, open, phase, request, reserve, tag_of, until,
+};
 use crate::redis_server::RedisServer;
 use crate::support::PATIENCE;
 
-/// What a Python producer pushes wakes who waits, and is reserved, known and settled as ours is.
+/// What a Python producer pushes wakes who waits, and is reserved, known and settled as ours is, whatever its delivery tag.
 #[tokio::test]
 async fn python_messages_are_like_ours() {
     let server = RedisServer::start().await;
     let (store, _) = open(&server).await;
-    let waiting = tokio::spawn({
-        let store = store.clone();
-        async move { store.reserve(&request(PATIENCE)).await }
-    });
-    assert_eq!(server.number(&["LPUSH", "q", &envelope("a", "x")]), 1);
-    let deliveries = waiting.await.unwrap().unwrap();
-    assert_eq!(ids(&deliveries), ["a"]);
-    let sent = RawMessage::from_envelope(envelope("a", "x").as_bytes()).unwrap();
-    assert_eq!((&deliveries[0].message, deliveries[0].deliveries), (&sent, 1));
-    let place = store.locate(&[TaskId::from("a")]).await.unwrap().remove(0).unwrap();
-    assert_eq!((place.phase, &*place.task, place.queue.as_str()), (Phase::Reserved, "t", "q"));
-    finish(&store, &deliveries[0]).await;
-    let meta = server.command(&["GET", "celery-task-meta-a"]);
-    assert!(
-        meta.contains(r#"{"status": "SUCCESS", "result": null"#) && meta.contains(r#""task_id": "a""#),
-        "{meta}"
-    );
-    assert!(server.number(&["TTL", "celery-task-meta-a"]) > 86_000);
-    assert_eq!(server.number(&["EXISTS", "unacked", "unacked_index", "celeriac:leases", "q"]), 0);
+    for (id, tag) in [("a", "x".to_owned()), ("b", tag_of("b"))] {
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.reserve(&request(PATIENCE)).await }
+        });
+        assert_eq!(server.number(&["LPUSH", "q", &envelope(id, &tag)]), 1);
+        let deliveries = waiting.await.unwrap().unwrap();
+        assert_eq!(ids(&deliveries), [id]);
+        let sent = RawMessage::from_envelope(envelope(id, &tag).as_bytes()).unwrap();
+        assert_eq!((&deliveries[0].message, deliveries[0].deliveries), (&sent, 1));
+        let place = store.locate(&[TaskId::from(id)]).await.unwrap().remove(0).unwrap();
+        assert_eq!((place.phase, &*place.task, place.queue.as_str()), (Phase::Reserved, "t", "q"));
+        finish(&store, &deliveries[0]).await;
+        let key = format!("celery-task-meta-{id}");
+        let meta = server.command(&["GET", &key]);
+        let told = format!(r#""task_id": "{id}""#);
+        assert!(meta.contains(r#"{"status": "SUCCESS", "result": null"#) && meta.contains(&told), "{meta}");
+        assert!(server.number(&["TTL", &key]) > 86_000);
+        assert_eq!(server.number(&["EXISTS", "unacked", "unacked_index", "celeriac:leases", "q"]), 0);
+    }
 }
 
 /// Who waits is woken by each push, and not by the slow look that is the net beneath: so many of those would take too long.
@@ -108,13 +111,14 @@ async fn what_is_held_can_be_restored_by_python() {
     let element = server.command(&["LINDEX", "q", "0"]);
     let element = element.split("\r\n").nth(1).unwrap().to_owned();
     let held = reserve(&store).await;
-    let entry = server.command(&["HGET", "unacked", "tag-of-a"]);
+    let entry = server.command(&["HGET", "unacked", &tag_of("a")]);
     assert_eq!(entry.split("\r\n").nth(1).unwrap(), format!(r#"[{element}, "", "q"]"#));
     let score = || -> f64 {
-        let score = server.command(&["ZSCORE", "unacked_index", "tag-of-a"]);
+        let score = server.command(&["ZSCORE", "unacked_index", &tag_of("a")]);
         score.split("\r\n").nth(1).unwrap().parse().unwrap()
     };
-    let seconds = |clock: &ManualClock| clock.now().as_second() as f64;
+    // The next whole second.
+    let seconds = |clock: &ManualClock| clock.now().as_second() as f64 + 1.0;
     assert_eq!(score(), seconds(&clock));
     clock.advance(Duration::from_secs(7));
     assert!(store.extend(&[held[0].tag.clone()], LEASE).await.unwrap().is_empty());
@@ -122,7 +126,7 @@ async fn what_is_held_can_be_restored_by_python() {
 
     // Every process of ours is gone, and a Python worker is the first to notice.
     clock.advance(LEASE * 2);
-    restore_as_python(&server, "tag-of-a", &redelivered("a", "tag-of-a"));
+    restore_as_python(&server, &tag_of("a"), &redelivered("a", &tag_of("a")));
     let again = reserve(&store).await;
     assert_eq!((ids(&again), again[0].deliveries), (vec!["a"], 2));
     assert_ne!(again[0].tag, held[0].tag);
@@ -143,7 +147,7 @@ async fn what_runs_is_not_run_twice() {
     store.publish(vec![message("a"), message("b")]).await.unwrap();
     let held = reserve(&store).await;
     for id in ["a", "b"] {
-        let tag = format!("tag-of-{id}");
+        let tag = tag_of(id);
         restore_as_python(&server, &tag, &redelivered(id, &tag));
     }
     // Finished before anybody meets the copy, and met while it runs.

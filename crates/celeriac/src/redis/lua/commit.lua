@@ -11,9 +11,8 @@
 --   parts    {group, id, index, part as Celery writes it}
 --   steps    {id, name, value}
 --   log      {id, event, which argument is the data}
--- where an id that is false stands for that of the reservation. What most are, the acknowledgement of a task with a result
---   of SUCCESS and the end of its log, is the bare reservation for short, which is not packed and begins with a digit.
--- ARGV[…]  texts: first the meta and the data of the end for each of those told for short
+-- where an id that is false stands for that of the reservation
+-- ARGV[…]  texts
 -- Returns for each 1 or {1, chords completed, ids not sent} when it was written, 0 when the reservation is lost, 2 when
 -- the chord cannot be fired.
 
@@ -24,18 +23,13 @@ local ttl, log_bound, feed_bound = settings[1], settings[2], settings[3]
 local DAY = 86400000
 local CLAIMED_DONE = 300
 
-local now_text = ARGV[3]
 local transactions, transaction_count = {}, tonumber(ARGV[5])
 -- By place among those with a reservation: that, whether it is held, and what it names.
 local tags, held, delivery_tags, ids, numbers = {}, {}, {}, {}, {}
 local tag_count = 0
 for at = 1, transaction_count do
-  local transaction = ARGV[5 + at]
-  local tag = transaction
-  if byte(transaction) >= 128 then
-    transaction = cmsgpack.unpack(transaction)
-    tag = transaction[1] and transaction[1][1]
-  end
+  local transaction = cmsgpack.unpack(ARGV[5 + at])
+  local tag = transaction[1] and transaction[1][1]
   transactions[at] = transaction
   if tag then
     tag_count = tag_count + 1
@@ -186,36 +180,6 @@ local function publish(message, fenced, why)
   return true
 end
 
--- Whether nothing is known yet of any of these messages' tasks, as of most that are sent, none waits for its time, and no
--- two are of one task.
-local function are_new(messages)
-  local keys, seen, count = {}, {}, 0
-  for _, message in ipairs(messages) do
-    local id = message[1]
-    if message[5] or seen[id] or records[id] or states[id] then return false end
-    seen[id] = true
-    keys[count + 1], keys[count + 2] = task_key(id), meta_key(id)
-    count = count + 2
-  end
-  for from = 1, count, 1000 do
-    if call('EXISTS', unpack(keys, from, math.min(from + 999, count))) > 0 then return false end
-  end
-  return true
-end
-
--- The same as `publish` for one of those.
-local function publish_new(message)
-  local id, queue, priority, tags, head = message[1], message[3], message[4], message[7], message[9]
-  local n = number()
-  call('XADD', TASKS, n .. '-0', 'i', id)
-  call('HSET', task_keys[id], 'n', n, 'k', message[2], 'q', queue, 'u', now_text)
-  if priority > 0 then call('HSET', task_keys[id], 'p', tostring(priority)) end
-  if tags then call('HSET', task_keys[id], 'j', tags) end
-  if head then call('HSET', task_keys[id], 'h', head) end
-  local item = {element = ARGV[message[8]], priority = priority, place = tonumber(n)}
-  gather(arriving, list_of(queue, priority), item)
-end
-
 local function chord_key(group) return R .. 'celery-taskset-meta-' .. group end
 
 local function expire(key)
@@ -231,7 +195,7 @@ local function open(chord)
   call('HSET', own, 'body', chord[3])
   expire(key .. '.s')
   expire(own)
-  call('ZADD', GROUPS, ARGV[3], 'c' .. group)
+  call('ZADD', GROUPS, now_text, 'c' .. group)
 end
 
 -- As celery/backends/redis.py, on_chord_part_return of 5.7: a part is counted once, whoever completes the chord claims it.
@@ -262,7 +226,7 @@ local function count(part)
   call('ZADD', READY, number(), group)
   call('HSET', OWN .. 'c:' .. group, 'last', id)
   expire(OWN .. 'c:' .. group)
-  call('ZADD', GROUPS, 'NX', ARGV[3], 'c' .. group)
+  call('ZADD', GROUPS, 'NX', now_text, 'c' .. group)
   return true
 end
 
@@ -416,13 +380,8 @@ local function commit(transaction, place)
   end
   local ready, duplicates = {}, {}
   if transaction[4] then
-    local all_new = are_new(transaction[4])
     for _, message in ipairs(transaction[4]) do
-      if all_new then
-        publish_new(message)
-      elseif not publish(message, fenced, why) then
-        duplicates[#duplicates + 1] = message[1]
-      end
+      if not publish(message, fenced, why) then duplicates[#duplicates + 1] = message[1] end
     end
   end
   if transaction[5] then
@@ -467,34 +426,12 @@ local function commit(transaction, place)
   return ready[1] == nil and duplicates[1] == nil and 1 or {1, ready, duplicates}
 end
 
--- The same for one told for short, whose texts are argument `at` and the next.
-local function finish_one(tag, place, at)
-  if not held[place] or gone[tag] then return 0 end
-  local id, delivery_tag = ids[place], delivery_tags[place]
-  if marked[id] or logs[id] or states[id] then
-    local result, line = {false, 'SUCCESS', at, now_text}, {false, 'end', at + 1}
-    return commit({{tag, 'a'}, nil, {result}, nil, nil, nil, nil, {line}}, place)
-  end
-  note_settled(id, delivery_tag)
-  release(tag, delivery_tag)
-  local old = store(id, {id, 'SUCCESS', at}, id)
-  -- Readers were told that nothing follows the end.
-  end_simply(id, numbers[place], not finals[old] and at + 1)
-  return 1
-end
-
 local outcomes = {}
-local place, text_at = 0, 6 + transaction_count
+local place = 0
 for at = 1, transaction_count do
   local transaction = transactions[at]
-  if type(transaction) == 'string' then
-    place = place + 1
-    outcomes[at] = finish_one(transaction, place, text_at)
-    text_at = text_at + 2
-  else
-    if transaction[1] then place = place + 1 end
-    outcomes[at] = commit(transaction, place)
-  end
+  if transaction[1] then place = place + 1 end
+  outcomes[at] = commit(transaction, place)
 end
 flush_logs()
 leave_unacked()

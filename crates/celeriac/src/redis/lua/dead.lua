@@ -20,7 +20,7 @@ for _, id in ipairs(ids) do
       kept[id] = false
       wait(id, record, envelope, nil, true)
     else
-      change(id, record, {'f', 's', 'z', record.z or ARGV[3]})
+      change(id, record, {'f', 's', 'z', record.z or now_text})
       if record.x then let_next_follow(id, record) end
     end
   end

@@ -17,7 +17,7 @@ local function tell(id, record, data)
   local key = OWN .. 'l:' .. id
   unfold(id, record)
   if not record.L then change(id, record, {'L', '1'}) end
-  local length = call('RPUSH', key, ARGV[3] .. ' 5 state' .. data)
+  local length = call('RPUSH', key, now_text .. ' 5 state' .. data)
   local trimmed = tonumber(record.l or '0')
   call('XADD', FEED, 'MAXLEN', '~', feed_bound, number() .. '-0', record.n, trimmed + length)
   if length > log_bound then

@@ -1,10 +1,6 @@
--- The rules by which messages move. Every script is this prelude and a body of its own.
---
--- KEYS[1]  any key of ours: it tells a cluster which node to ask; all other keys are named here
--- ARGV[1]  global_keyprefix of the broker
--- ARGV[2]  global_keyprefix of the result backend
--- ARGV[3]  now, in microseconds
--- ARGV[4…] orders of the body, each one packed with msgpack
+-- The rules by which messages move. Every script is `basics.lua`, this prelude, and a body of its own, whose orders are
+-- packed with msgpack; only those for what is usual (`publish`, `take`, `finish`) do without these rules, and leave alone
+-- what they would be needed for.
 --
 -- The record of a task is a small hash; a field that is absent is false, zero or empty:
 --   n  its number in the order of acceptance       o  its place in line, where that is not n
@@ -33,43 +29,14 @@
 --
 -- Records are read once a script; lists, leases and messages are written once: `finish` writes what was gathered.
 
-local call = redis.call
-local P, R = ARGV[1], ARGV[2]
-local now = tonumber(ARGV[3])
-local OWN = P .. 'celeriac:'
-local COUNTER, TASKS, MESSAGES, LEASES = OWN .. 'counter', OWN .. 'tasks', OWN .. 'messages', OWN .. 'leases'
-local INTERRUPTS, DEAD, UNEVEN, FEED = OWN .. 'interrupts', OWN .. 'dead', OWN .. 'uneven', OWN .. 'feed'
-local MARKS = OWN .. 'marks'
+local now = tonumber(now_text)
+local INTERRUPTS, DEAD = OWN .. 'interrupts', OWN .. 'dead'
 local READY, GROUPS = OWN .. 'ready', OWN .. 'groups'
-local UNACKED, UNACKED_INDEX = P .. 'unacked', P .. 'unacked_index'
 local STEPS = {[0] = '', [3] = '\6\0223', [6] = '\6\0226', [9] = '\6\0229'}
 local STEP_OF = {[0] = 0, 0, 0, 3, 3, 3, 6, 6, 6, 9}
 local WALK_MAX = 256
 local ATTEMPTS_MAX = 20
 local DUE_MAX = 500
-local find, sub, match, byte = string.find, string.sub, string.match, string.byte
-
--- Sends a command about `key` with any number of arguments, in slices that fit on Lua's stack; returns the sum of its
--- answers where those are numbers of what it changed.
-local function send(command, key, args)
-  local count, sum = #args, 0
-  for from = 1, count, 1000 do
-    local answer = call(command, key, unpack(args, from, math.min(from + 999, count)))
-    if type(answer) == 'number' then sum = sum + answer end
-  end
-  return sum
-end
-
--- Numbers: of tasks, places, tokens, dead letters, chords. Read once, stored by `finish`.
-local counter, counter_read
-local function number()
-  if not counter then
-    counter = tonumber(call('GET', COUNTER) or '0')
-    counter_read = counter
-  end
-  counter = counter + 1
-  return string.format('%.0f', counter)
-end
 
 -- Records.
 local records = {}
@@ -188,38 +155,6 @@ local function read_slowly(envelope)
   priority = math.max(0, math.min(9, priority))
   return id, text(headers.task) or '', text(properties.delivery_tag), cjson.encode(text(info.exchange) or ''),
     cjson.encode(text(info.routing_key) or ''), priority
-end
-
--- What every envelope of ours on the queue last read from has before its delivery tag, how long that is, and what stands
--- behind the envelope where it is held. A text that is only compared is looked for with `find`: to take it out is to make
--- a string, which costs by its length.
-local way_of, way, way_length, way_held
-local FRONT = '", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "'
-
--- The same as `read` for most messages on `queue`, in a few comparisons: id, delivery tag, and what is held.
-local function read_on(queue, envelope)
-  if way_of ~= queue then
-    way_of = queue
-    way = '"delivery_info": {"exchange": "", "routing_key": "' .. queue
-      .. '"}, "priority": 0, "body_encoding": "base64", "delivery_tag": "'
-    way_length = #way
-    way_held = ', "", "' .. queue .. '"]'
-  end
-  -- A delivery tag that is a UUID, and what closes the envelope.
-  local at = #envelope - 38 - way_length
-  if at > 0 and find(envelope, way, at, true) == at and sub(envelope, -3) == '"}}' then
-    local body_end = find(envelope, '"', 11, true)
-    if body_end and find(envelope, FRONT, body_end, true) == body_end then
-      local _, id_start = find(envelope, '", "id": "', body_end + #FRONT, true)
-      local id_end = id_start and find(envelope, '"', id_start + 1, true)
-      local id = id_end and sub(envelope, id_start + 1, id_end - 1)
-      local delivery_tag = sub(envelope, -39, -4)
-      if id and id ~= '' and not find(id, '\\', 1, true) and not find(delivery_tag, '"', 1, true)
-        and not find(delivery_tag, '\\', 1, true) then
-        return id, delivery_tag, '[' .. envelope .. way_held
-      end
-    end
-  end
 end
 
 local function read(envelope)
@@ -390,7 +325,7 @@ end
 -- Gathers the messages of a queue whose time has come; says whether there were any.
 local function promote(queue)
   local key = OWN .. 'delayed:' .. queue
-  local ids = call('ZRANGEBYSCORE', key, '-inf', ARGV[3], 'LIMIT', 0, DUE_MAX)
+  local ids = call('ZRANGEBYSCORE', key, '-inf', now_text, 'LIMIT', 0, DUE_MAX)
   if #ids == 0 then return false end
   send('ZREM', key, ids)
   for _, id in ipairs(ids) do
@@ -491,7 +426,7 @@ end
 -- `unacked_left`: what was released has left `unacked` already.
 local function finish(unacked_left)
   flush_messages()
-  if counter and counter ~= counter_read then call('SET', COUNTER, string.format('%.0f', counter)) end
+  store_counter()
   send('ZREM', LEASES, released)
   if not unacked_left then send('HDEL', UNACKED, unacked_gone) end
   send('ZREM', UNACKED_INDEX, unacked_gone)

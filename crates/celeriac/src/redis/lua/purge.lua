@@ -8,7 +8,7 @@ local queue, limit = order[1], order[2]
 local dropped = {}
 
 local function drop(id, record, envelope)
-  change(id, record, {'f', 's', 'e', false, 'z', record.z or ARGV[3], 'w', false, 'c', record.c or '0'})
+  change(id, record, {'f', 's', 'e', false, 'z', record.z or now_text, 'w', false, 'c', record.c or '0'})
   kept[id] = envelope
   dropped[#dropped + 1] = id
 end
@@ -20,7 +20,7 @@ for _, step in ipairs({0, 3, 6, 9}) do
       if id then
         local record = look(id)
         if not has_message(record) then
-          change(id, record, {'n', introduce(id, record), 'k', task, 'q', queue, 'p', priority > 0 and tostring(priority), 'u', ARGV[3]})
+          change(id, record, {'n', introduce(id, record), 'k', task, 'q', queue, 'p', priority > 0 and tostring(priority), 'u', now_text})
         end
         if record.f ~= 'r' and record.f ~= 'd' then drop(id, record, element) end
       end
@@ -33,7 +33,7 @@ if #dropped < limit then
   send('ZREM', key, ids)
   for _, id in ipairs(ids) do
     local record = look(id)
-    change(id, record, {'f', 's', 'e', false, 'z', record.z or ARGV[3], 'w', false, 'c', record.c or '0'})
+    change(id, record, {'f', 's', 'e', false, 'z', record.z or now_text, 'w', false, 'c', record.c or '0'})
     dropped[#dropped + 1] = id
   end
 end

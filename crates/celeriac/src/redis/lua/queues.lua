@@ -37,7 +37,7 @@ for _, name in ipairs(names) do
     end
   end
   -- More may have come due than are moved at once.
-  local due = call('ZCOUNT', OWN .. 'delayed:' .. name, '-inf', ARGV[3])
+  local due = call('ZCOUNT', OWN .. 'delayed:' .. name, '-inf', now_text)
   local delayed = call('ZCARD', OWN .. 'delayed:' .. name) - due
   ready = ready + due
   local held = reserved[name] or 0

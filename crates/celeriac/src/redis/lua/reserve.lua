@@ -20,14 +20,13 @@ local deliveries, count = {}, 0
 local unacked, index, leases, messages = {}, {}, {}, {}
 -- One token for all that is reserved here: with the id of the task it is unique.
 local token, holding
-local now_text = ARGV[3]
 local taken = {}
 
 local function bury_unread(element, queue)
   local n = number()
   local id = 'unread-' .. n
   local record = look(id)
-  change(id, record, {'n', introduce(id, record), 'q', queue, 'u', ARGV[3], 'f', 'x', 'd', n, 'y', ARGV[3],
+  change(id, record, {'n', introduce(id, record), 'q', queue, 'u', now_text, 'f', 'x', 'd', n, 'y', now_text,
     'm', 'it is no envelope of a task: not a JSON object with an id'})
   call('ZADD', DEAD, n, id)
   kept[id] = element
@@ -100,37 +99,25 @@ local function prepare(element, id, task, delivery_tag, entry, queue, priority)
 end
 
 local function take(element, queue)
-  local id, delivery_tag, entry = read_on(queue, element)
-  local task, priority = nil, 0
-  if not id then
-    local exchange, routing_key
-    id, task, delivery_tag, exchange, routing_key, priority = read(element)
-    if not id then return bury_unread(element, queue) end
-    entry = held_form(element, exchange, routing_key)
-  end
+  local id, task, delivery_tag, exchange, routing_key, priority = read(element)
+  if not id then return bury_unread(element, queue) end
+  local entry = held_form(element, exchange, routing_key)
   if not token then
     token = number()
     holding = token .. ' ' .. now_text .. ' ' .. worker
   end
   delivery_tag = delivery_tag or (id .. '/' .. token)
-  local key = OWN .. 't:' .. id
-  local n, q, p = unpack(call('HMGET', key, 'n', 'q', 'p'))
-  local c, b, v, h
-  -- One of ours that was never reserved has these, its name and when it was published, and nothing else.
-  if q ~= queue or call('HLEN', key) ~= (p and 5 or 4) then
-    task_keys[id] = key
-    local f, e, elsewhere, logged
-    f, e, elsewhere, c, b, v, h, logged = unpack(call('HMGET', key, 'f', 'e', '~', 'c', 'b', 'v', 'h', 'L'))
-    if elsewhere then call('HDEL', key, '~') end
-    if not n or f or e or q ~= queue then
-      task = task or select(2, read(element))
-      local record = prepare(element, id, task, delivery_tag, entry, queue, priority)
-      if not record then return end
-      n, c, b, v, h, p, logged = record.n, record.c, record.b, record.v, record.h, record.p, record.L
-    end
-    if logged then mark(id) end
-    records[id] = nil
+  local key = task_key(id)
+  local n, q, p, f, e, elsewhere, c, b, v, h, logged =
+    unpack(call('HMGET', key, 'n', 'q', 'p', 'f', 'e', '~', 'c', 'b', 'v', 'h', 'L'))
+  if elsewhere then call('HDEL', key, '~') end
+  if not n or f or e or q ~= queue then
+    local record = prepare(element, id, task, delivery_tag, entry, queue, priority)
+    if not record then return end
+    n, c, b, v, h, p, logged = record.n, record.c, record.b, record.v, record.h, record.p, record.L
   end
+  if logged then mark(id) end
+  records[id] = nil
   taken[id] = delivery_tag
   local deliveries_now = 1
   if c then

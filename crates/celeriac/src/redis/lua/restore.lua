@@ -4,7 +4,7 @@
 -- Returns how many.
 
 local limit = cmsgpack.unpack(ARGV[4])[1]
-local past = call('ZRANGEBYSCORE', LEASES, '-inf', ARGV[3], 'WITHSCORES', 'LIMIT', 0, limit)
+local past = call('ZRANGEBYSCORE', LEASES, '-inf', now_text, 'WITHSCORES', 'LIMIT', 0, limit)
 for at = 1, #past, 2 do
   local tag, ends = past[at], past[at + 1]
   local delivery_tag, id = taken_apart(tag)

@@ -31,7 +31,7 @@ local function note(envelope, queue, elsewhere)
   missing = missing - 1
   local record = look(id)
   change(id, record, {'n', introduce(id, record), 'k', task, 'q', queue, 'p', priority > 0 and tostring(priority),
-    'u', ARGV[3], '~', elsewhere})
+    'u', now_text, '~', elsewhere})
 end
 
 -- The newest first: people ask for what they have just sent.
@@ -57,7 +57,7 @@ local function in_hand()
       local well, held = false, nil
       if may_be(page[2][at]) then well, held = pcall(cjson.decode, page[2][at]) end
       if well and type(held) == 'table' and type(held[1]) == 'table' then
-        note(cjson.encode(held[1]), text(held[3]) or '', ARGV[3])
+        note(cjson.encode(held[1]), text(held[3]) or '', now_text)
       end
     end
   until cursor == '0'

@@ -67,7 +67,7 @@ while looked < look_max and forgotten < limit do
     if not is_known(record) then
       call('XDEL', TASKS, entry[1])
     elseif was_taken(id, record) then
-      change(id, record, {'f', 's', 'z', record.z or ARGV[3]})
+      change(id, record, {'f', 's', 'z', record.z or now_text})
     elseif not is_live(record) and record.z and tonumber(record.z) < done_before then
       if not has_message(record) or record.f == 's' then forget(id) end
     end

@@ -1,0 +1,202 @@
+//! What is usual has scripts of its own in Redis: where it stands among what is not, both fare as they do alone.
+
+use celeriac::backend::{Backend, LogRecord, Record};
+use celeriac::broker::{Broker, Reserve, Revocation, Revoke, Routed};
+use celeriac::id::{QueueName, WorkerName};
+use celeriac::protocol::{Json, ResultMeta};
+use celeriac::store::{Outcome, Then, Transact, Transaction};
+use celeriac::{State, TaskId};
+
+use crate::redis::{LEASE, envelope, finished, ids, message, open, request, reserve, tag_of};
+use crate::redis_server::RedisServer;
+
+const HELD: [&str; 4] = ["unacked", "unacked_index", "celeriac:leases", "celeriac:marks"];
+
+/// How often a script ran.
+fn runs(server: &RedisServer) -> u64 {
+    let stats = server.command(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0");
+    line.split(',').next().and_then(|calls| calls.parse().ok()).unwrap()
+}
+
+/// One script for each step: nothing falls back on the rules without need.
+#[tokio::test]
+async fn what_is_usual_takes_three_scripts() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    // So that the server knows them, and a queue is declared.
+    for id in ["first", "a"] {
+        let before = runs(&server);
+        store.publish(vec![message(id)]).await.unwrap();
+        let deliveries = reserve(&store).await;
+        let outcomes = store.commit(vec![finished(&deliveries[0])]).await.unwrap();
+        assert_eq!(outcomes, [Outcome::Committed { ready: vec![], duplicates: vec![] }]);
+        assert!(id == "first" || runs(&server) - before == 3, "{} scripts", runs(&server) - before);
+    }
+}
+
+/// Messages are reserved in their order, those that the short script knows and those that it leaves alone.
+#[tokio::test]
+async fn the_order_stays() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let mut expected = Vec::new();
+    for n in 0..40 {
+        let id = format!("{n}");
+        match n % 8 {
+            // Tagged, which is told in its record.
+            3 => {
+                let tags = vec!["x".into()];
+                store.publish(vec![Routed { tags, ..message(&id) }]).await.unwrap();
+            }
+            // Another's delivery tag.
+            5 => drop(server.command(&["LPUSH", "q", &envelope(&id, "no uuid")])),
+            6 => drop(server.command(&["LPUSH", "q", &envelope(&id, &tag_of(&id))])),
+            // No envelope at all: a dead letter.
+            7 => {
+                server.command(&["LPUSH", "q", "no envelope"]);
+                continue;
+            }
+            _ => drop(store.publish(vec![message(&id)]).await.unwrap()),
+        }
+        expected.push(id);
+    }
+    let mut found = Vec::new();
+    loop {
+        let deliveries =
+            store.reserve(&Reserve { limit: 7, ..request(std::time::Duration::ZERO) }).await.unwrap();
+        // What is no task is buried on the way.
+        if deliveries.is_empty() && server.number(&["LLEN", "q"]) == 0 {
+            break;
+        }
+        let outcomes = store.commit(deliveries.iter().map(finished).collect()).await.unwrap();
+        assert!(outcomes.iter().all(Outcome::is_committed), "{outcomes:?}");
+        found.extend(ids(&deliveries).into_iter().map(str::to_owned));
+    }
+    assert_eq!(found, expected);
+    assert_eq!(server.number(&["ZCARD", "celeriac:dead"]), 5);
+    assert_eq!(server.number(&[&["EXISTS"], &HELD[..]].concat()), 0);
+}
+
+/// Of several queues each has its share, and a paused one none.
+#[tokio::test]
+async fn queues_share() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let queues = ["q", "other", "paused"].map(QueueName::from);
+    for (at, queue) in queues.iter().enumerate() {
+        for n in 0..6 {
+            let routed = Routed { queue: queue.clone(), ..message(&format!("{at}-{n}")) };
+            store.publish(vec![routed]).await.unwrap();
+        }
+    }
+    store.pause(&queues[2], true).await.unwrap();
+    let wanted = Reserve { queues: queues.to_vec(), limit: 8, ..request(std::time::Duration::ZERO) };
+    // What was written for another queue is not as usual there.
+    let mut found = Vec::new();
+    for _ in 0..4 {
+        found.extend(store.reserve(&wanted).await.unwrap());
+    }
+    let of = |queue: usize| found.iter().filter(|delivery| delivery.queue == queues[queue]).count();
+    assert_eq!([of(0), of(1), of(2)], [6, 6, 0]);
+    assert!(found[..8].iter().filter(|delivery| delivery.queue == queues[0]).count() >= 4);
+}
+
+/// What is known is told from what is not, also within one call.
+#[tokio::test]
+async fn nothing_is_published_twice() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let publish = async |ids: &[&str]| {
+        let messages = ids.iter().map(|id| Routed { unique: true, ..message(id) }).collect();
+        let refused = store.publish(messages).await.unwrap();
+        refused.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(publish(&["a", "b"]).await, Vec::<String>::new());
+    assert_eq!(publish(&["c", "b"]).await, ["b"]);
+    assert_eq!(publish(&["d", "d"]).await, ["d"]);
+    // Only a result is known of it.
+    let meta = ResultMeta::new(TaskId::from("e"), State::Success, Json::null());
+    store.record(vec![Record { results: vec![meta], ..Record::default() }]).await.unwrap();
+    assert_eq!(publish(&["f", "e"]).await, ["e"]);
+    assert_eq!(ids(&reserve(&store).await), ["a", "b", "c", "d", "f"]);
+}
+
+/// Ends that need the rules stand among those that do not, and each comes to what it would alone.
+#[tokio::test]
+async fn ends_of_all_kinds_in_one_batch() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let all: Vec<String> = (0..60).map(|n| format!("{n}")).collect();
+    store.publish(all.iter().map(|id| message(id)).collect()).await.unwrap();
+    let deliveries = reserve(&store).await;
+    assert_eq!(ids(&deliveries), all);
+    let state = |at: usize, state: State| {
+        let meta = ResultMeta::new(deliveries[at].task_id.clone(), state, Json::null());
+        Record { results: vec![meta], ..Record::default() }
+    };
+    let progress = |at: usize| {
+        let task_id = deliveries[at].task_id.clone();
+        let log = vec![LogRecord { task_id, event: "progress".into(), data: Json::parse("{}").unwrap() }];
+        Record { log, ..Record::default() }
+    };
+    // A state of its own, a result of somebody else's, a log that is more than its end, a lease that is lost, a revocation.
+    store
+        .record(vec![state(1, State::from("HALFWAY")), state(2, State::Failure), progress(3)])
+        .await
+        .unwrap();
+    server.command(&["ZREM", "celeriac:leases", deliveries[4].tag.as_str()]);
+    let revoke = Revoke {
+        ids: vec![deliveries[5].task_id.clone()],
+        worker: WorkerName::from("w@host/1"),
+        lease: LEASE,
+        terminate: false,
+        signal: None,
+    };
+    assert!(matches!(store.revoke(&revoke).await.unwrap()[0], Revocation::Held { .. }));
+    // Restored by a Python worker meanwhile.
+    let restored = envelope("6", &tag_of("6"));
+    server.command(&["HDEL", "unacked", &tag_of("6")]);
+    server.command(&["ZREM", "unacked_index", &tag_of("6")]);
+    server.command(&["RPUSH", "q", &restored]);
+    // One that fails stands in the midst of them, and one that is named twice.
+    let mut transactions: Vec<Transaction> = deliveries.iter().map(finished).collect();
+    transactions[30].record.results[0].state = State::Failure;
+    transactions.push(finished(&deliveries[0]));
+    let outcomes = store.commit(transactions).await.unwrap();
+    for (at, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(outcome.is_committed(), at != 4 && at != 60, "{at}: {outcome:?}");
+    }
+    let task_ids: Vec<TaskId> = deliveries.iter().map(|delivery| delivery.task_id.clone()).collect();
+    for (at, meta) in store.fetch(&task_ids).await.unwrap().into_iter().enumerate() {
+        let expected = match at {
+            2 | 30 => Some(State::Failure),
+            4 => None,
+            _ => Some(State::Success),
+        };
+        assert_eq!(meta.map(|meta| meta.state), expected, "{at}");
+    }
+    let log = store.log(&task_ids[3], 0, 10).await.unwrap().unwrap();
+    let events: Vec<&str> = log.entries.iter().map(|entry| &*entry.event).collect();
+    assert_eq!(events, ["progress", "end"]);
+    // The copy is known for what it is.
+    assert!(reserve(&store).await.is_empty());
+    server.command(&["HDEL", "unacked", &tag_of("4")]);
+    server.command(&["ZREM", "unacked_index", &tag_of("4")]);
+    assert_eq!(server.number(&[&["EXISTS", "q"], &HELD[..]].concat()), 0);
+}
+
+/// An acknowledgement of one that may not be anybody's.
+#[tokio::test]
+async fn a_tag_of_nobody_is_lost() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("a")]).await.unwrap();
+    let mut delivery = reserve(&store).await.remove(0);
+    for tag in ["", "no tag", "1.1:36:x", "1.1:1:xa"] {
+        delivery.tag = tag.into();
+        let mut transaction = finished(&delivery);
+        transaction.fence.as_mut().unwrap().then = Then::Ack;
+        assert_eq!(store.commit(vec![transaction]).await.unwrap(), [Outcome::Lost], "{tag}");
+    }
+}
