@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::known::log_entry;
+use super::known::{log_entry, state_in};
 use super::pack::Pack;
 use super::value::{self, items, micros};
 use super::{RedisStore, script};
@@ -28,6 +28,9 @@ const SWEPT_MAX: i64 = 1_000;
 const FED_MAX: usize = 1_000;
 /// The feed has so many numbers for each batch of records.
 const BATCH: u64 = 1_000;
+/// How a result begins, and within how many bytes its state ends.
+const STATE_FIRST: &[u8] = br#"{"status": ""#;
+const STATE_WITHIN: usize = 256;
 /// Waits are cut to this length, since a timer cannot be set further off.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -47,9 +50,17 @@ impl Backend for RedisStore {
         let key = self.link.keys().meta(task_id.as_str());
         let mut command = redis::cmd("GET");
         command.arg(&key);
-        let found = |answer: &Value| value::bytes(answer).map(|bytes| self.meta(task_id, bytes)).transpose();
-        let ready = |found: &Option<ResultMeta>| found.as_ref().is_some_and(|meta| meta.state.is_ready());
-        self.read_until("wait", &key, command, wait, found, ready).await
+        let ready = |answer: &Value| {
+            let Some(bytes) = value::bytes(answer) else { return false };
+            // Celery and we begin with the state; anything else is read as a whole.
+            if bytes.starts_with(STATE_FIRST) {
+                return state_in(&String::from_utf8_lossy(&bytes[..bytes.len().min(STATE_WITHIN)]))
+                    .is_ready();
+            }
+            ResultMeta::decode(bytes).map_or(true, |meta| meta.state.is_ready())
+        };
+        let answer = self.read_until("wait", key, command, wait, ready).await?;
+        value::bytes(&answer).map(|bytes| self.meta(task_id, bytes)).transpose()
     }
 
     async fn fetch(&self, ids: &[TaskId]) -> Result<Vec<Option<ResultMeta>>> {
@@ -321,34 +332,37 @@ impl RedisStore {
     }
 
     /// The same where one command that reads `key` is the look: the one that begins the watch tells what is there already.
-    pub(super) async fn read_until<T: Send>(
+    pub(super) async fn read_until(
         &self,
-        what: &str,
-        key: &str,
+        what: &'static str,
+        key: String,
         command: Cmd,
         wait: Duration,
-        found: impl Fn(&Value) -> Result<T> + Send + Sync,
-        enough: impl Fn(&T) -> bool + Send + Sync,
-    ) -> Result<T> {
+        enough: impl Fn(&Value) -> bool + Send + 'static,
+    ) -> Result<Value> {
         if wait.is_zero() {
-            return found(&self.link.read(what, &command).await?);
+            return self.link.read(what, &command).await;
         }
         let deadline = Instant::now() + wait.min(WAIT_MAX);
-        let mut bell = self.link.doorbell().bell(vec![key.to_owned()]);
-        let mut reads = redis::pipe();
-        reads.add_command(command.clone());
-        loop {
-            let seen = found(bell.look(&reads).await?.first().unwrap_or(&Value::Nil))?;
-            if enough(&seen) || Instant::now() >= deadline {
-                return Ok(seen);
+        let link = self.link.clone();
+        let work = async move {
+            let mut bell = link.doorbell().bell(vec![key]);
+            let mut reads = redis::pipe();
+            reads.add_command(command.clone());
+            loop {
+                let seen = bell.look(&reads).await?.pop().unwrap_or_default();
+                if enough(&seen) || Instant::now() >= deadline {
+                    return Ok(seen);
+                }
+                bell.wait(deadline).await;
+                // Most often it is what was waited for: only where it is not, the bell is armed again.
+                let seen = link.read(what, &command).await?;
+                if enough(&seen) || Instant::now() >= deadline {
+                    return Ok(seen);
+                }
             }
-            bell.wait(deadline).await;
-            // Most often it is what was waited for: only where it is not, the bell is armed again.
-            let seen = found(&self.link.read(what, &command).await?)?;
-            if enough(&seen) || Instant::now() >= deadline {
-                return Ok(seen);
-            }
-        }
+        };
+        self.link.drive(what, work).await
     }
 
     async fn log_end(&self, task_id: &TaskId) -> Result<LogEnd> {

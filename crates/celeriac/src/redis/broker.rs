@@ -60,7 +60,8 @@ impl Broker for RedisStore {
                 return Ok(deliveries);
             }
         }
-        self.wait_and_take(request).await
+        let (Some(store), request) = (self.me.upgrade(), request.clone()) else { return Ok(Vec::new()) };
+        self.link.drive("reserve", async move { store.wait_and_take(&request).await }).await
     }
 
     async fn extend(&self, tags: &[DeliveryTag], lease: Duration) -> Result<Vec<DeliveryTag>> {
@@ -133,12 +134,14 @@ impl Broker for RedisStore {
         let key = self.link.keys().own("interrupts");
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
-        let found = |answer: &Value| {
+        let found = |answer: &Value, worker: &WorkerName| {
             let all = value::pairs(answer).into_iter();
-            Ok(all.filter_map(|pair| interrupt(pair, worker)).collect::<Vec<_>>())
+            all.filter_map(|pair| interrupt(pair, worker)).collect::<Vec<_>>()
         };
-        let news = |found: &Vec<Interrupt>| found.iter().any(|one| !known.contains(one));
-        self.read_until("interrupts", &key, command, wait, found, news).await
+        let (known, name) = (known.to_vec(), worker.clone());
+        let news = move |answer: &Value| found(answer, &name).iter().any(|one| !known.contains(one));
+        let answer = self.read_until("interrupts", key, command, wait, news).await?;
+        Ok(found(&answer, worker))
     }
 
     async fn locate(&self, ids: &[TaskId]) -> Result<Vec<Option<Place>>> {

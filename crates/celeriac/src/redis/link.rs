@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::address::Address;
 use super::connect::Connector;
@@ -220,6 +221,17 @@ impl Link {
     /// The same for commands that change nothing, or nothing more when they are sent again.
     pub(crate) async fn read_all(&self, what: &str, pipeline: &Pipeline) -> Result<Vec<Value>> {
         self.values(what, Parcel::Many(pipeline), true).await
+    }
+
+    /// Does a piece of work where the connections are driven: what goes to and fro several times wakes no other thread in
+    /// between. It ends with the answer, or when that is no longer waited for.
+    pub(crate) async fn drive<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let work = AbortOnDropHandle::new(self.runtime.spawn(work));
+        work.await.unwrap_or_else(|error| Err(Error::unavailable(what, error)))
     }
 
     /// Subscribes to channels, over a connection of its own, and keeps at it until the answer is dropped.

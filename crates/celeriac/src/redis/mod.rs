@@ -45,8 +45,8 @@ mod usual;
 mod value;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::Value;
@@ -103,6 +103,8 @@ impl Default for RedisOptions {
 
 /// A store in Redis: broker, result backend, and the atomic step over both.
 pub struct RedisStore {
+    /// For work that goes on elsewhere.
+    me: Weak<Self>,
     link: Arc<Link>,
     options: RedisOptions,
     clock: SharedClock,
@@ -142,17 +144,9 @@ impl RedisStore {
         let (turns, declared, consumed) = (Turns::default(), Declared::default(), Declared::default());
         let (unheard, sought) = (Unheard::default(), Sought::default());
         let emptied = AtomicBool::new(false);
-        Ok(Arc::new(Self {
-            link,
-            options,
-            clock,
-            turns,
-            emptied,
-            declared,
-            consumed,
-            unheard,
-            sought,
-            mailbox,
+        Ok(Arc::new_cyclic(|me| {
+            let me = me.clone();
+            Self { me, link, options, clock, turns, emptied, declared, consumed, unheard, sought, mailbox }
         }))
     }
 
