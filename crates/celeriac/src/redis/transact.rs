@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use redis::Value;
 
 use super::pack::Pack;
-use super::usual::End;
+use super::usual::Step;
 use super::value::{self, items, micros};
 use super::{RedisStore, script};
 use crate::backend::{ChordPart, Record};
@@ -47,8 +47,8 @@ impl RedisStore {
         {
             return Ok(vec![Outcome::Committed { ready: Vec::new(), duplicates: Vec::new() }]);
         }
-        let ends = transactions.iter().map(End::of).collect::<Result<Vec<_>>>()?;
-        let usual: Vec<bool> = ends.iter().map(Option::is_some).collect();
+        let steps = transactions.iter().map(Step::of).collect::<Result<Vec<_>>>()?;
+        let usual: Vec<bool> = steps.iter().map(Option::is_some).collect();
         // What cannot be stored is found out before anything is.
         let mut runs = Vec::new();
         let mut from = 0;
@@ -56,7 +56,7 @@ impl RedisStore {
             let (are_usual, count) = next_run(&usual[from..]);
             let run = &transactions[from..from + count];
             runs.push(if are_usual {
-                Run::Usual(ends[from..from + count].iter().flatten().collect(), run)
+                Run::Usual(steps[from..from + count].iter().flatten().collect(), run)
             } else {
                 Run::Any(orders(run.iter(), now)?)
             });
@@ -65,26 +65,26 @@ impl RedisStore {
         let mut outcomes = Vec::with_capacity(transactions.len());
         for run in runs {
             match run {
-                Run::Usual(ends, run) => outcomes.extend(self.finish_all(what, &ends, run, now).await?),
+                Run::Usual(steps, run) => outcomes.extend(self.finish_all(what, &steps, run, now).await?),
                 Run::Any(orders) => outcomes.extend(self.commit_all(what, &orders, now).await?),
             }
         }
         Ok(outcomes)
     }
 
-    /// Ends tasks as most end, and those of which more must be known by all the rules.
+    /// Takes steps that most tasks take, and those of which more must be known by all the rules.
     async fn finish_all(
         &self,
         what: &str,
-        ends: &[&End<'_>],
+        steps: &[&Step<'_>],
         transactions: &[Transaction],
         now: Timestamp,
     ) -> Result<Vec<Outcome>> {
-        let mut outcomes = Vec::with_capacity(ends.len());
-        while outcomes.len() < ends.len() {
+        let mut outcomes = Vec::with_capacity(steps.len());
+        while outcomes.len() < steps.len() {
             let from = outcomes.len();
-            let count = fitting(ends[from..].iter().map(|end| end.len()));
-            let finished = self.finish(&ends[from..from + count], now).await?;
+            let count = fitting(steps[from..].iter().map(|step| step.len()));
+            let finished = self.finish(&steps[from..from + count], now).await?;
             let unusual = transactions[from..].iter().zip(&finished);
             let unusual =
                 unusual.filter(|(_, outcome)| outcome.is_none()).map(|(transaction, _)| transaction);
@@ -166,7 +166,7 @@ pub(super) fn written(at: Timestamp) -> String {
 
 /// Transactions that follow each other, and go the same way.
 enum Run<'t> {
-    Usual(Vec<&'t End<'t>>, &'t [Transaction]),
+    Usual(Vec<&'t Step<'t>>, &'t [Transaction]),
     Any(Vec<Order>),
 }
 

@@ -75,19 +75,19 @@ impl RedisStore {
         args
     }
 
-    /// Ends tasks as most end; `None` for each of which more must be known, where nothing was done.
-    pub(super) async fn finish(&self, ends: &[&End<'_>], now: Timestamp) -> Result<Vec<Option<Outcome>>> {
-        let mut args = self.told(now, 2 + ends.len() * 6);
+    /// Takes the steps that most tasks take; `None` for each of which more must be known, where nothing was done.
+    pub(super) async fn finish(&self, steps: &[&Step<'_>], now: Timestamp) -> Result<Vec<Option<Outcome>>> {
+        let mut args = self.told(now, 2 + steps.len() * 6);
         let numbers = [self.ttl_ms().to_string(), self.options.feed_bound.max(1).to_string()];
         args.extend(numbers.into_iter().map(|number| Cow::Owned(number.into_bytes())));
-        for end in ends {
-            let End { tag, named, meta, data } = end;
+        for step in steps {
+            let Step { tag, named, meta, data } = step;
             let Named { number, delivery_tag, id } = named;
             args.extend([tag, number, delivery_tag, id, &**meta, data].map(text));
         }
         let answer = self.link.run(&script::FINISH, &args).await?;
         let answers = items(&answer);
-        if answers.len() != ends.len() {
+        if answers.len() != steps.len() {
             return Err(self.link.unexpected("commit"));
         }
         let outcome = |answer: &Value| match value::integer(answer) {
@@ -103,26 +103,34 @@ fn text(text: &str) -> Cow<'_, [u8]> {
     Cow::Borrowed(text.as_bytes())
 }
 
-/// What most tasks end as: acknowledged, with a result of SUCCESS and the end of its log.
-pub(super) struct End<'t> {
+/// A step that most tasks take: that it is begun, or that it ends, acknowledged, with a result of SUCCESS and the end of its
+/// log.
+pub(super) struct Step<'t> {
     tag: &'t str,
     named: Named<'t>,
+    /// Nothing where it begins.
     meta: String,
     data: &'t str,
 }
 
-impl<'t> End<'t> {
+impl<'t> Step<'t> {
     /// The transaction, if it is just that.
     pub(super) fn of(transaction: &'t Transaction) -> Result<Option<Self>> {
-        let Transaction { fence: Some(Fence { tag, then: Then::Ack }), publish, record } = transaction else {
+        let Transaction { fence: Some(Fence { tag, then }), publish, record } = transaction else {
             return Ok(None);
         };
         let Record { fire: None, results, chords, parts, steps, log } = record else {
             return Ok(None);
         };
-        let ([meta], [line]) = (&results[..], &log[..]) else { return Ok(None) };
         let plain = publish.is_empty() && chords.is_empty() && parts.is_empty() && steps.is_empty();
         let Some(named) = Named::by(tag.as_str()).filter(|_| plain) else { return Ok(None) };
+        let (meta, line) = match (then, &results[..], &log[..]) {
+            (Then::Begin, [], []) => {
+                return Ok(Some(Self { tag: tag.as_str(), named, meta: String::new(), data: "" }));
+            }
+            (Then::Ack, [meta], [line]) => (meta, line),
+            _ => return Ok(None),
+        };
         let about_it = [&meta.task_id, &line.task_id].iter().all(|id| named.id == id.as_str());
         if !about_it || meta.state != State::Success || &*line.event != "end" {
             return Ok(None);

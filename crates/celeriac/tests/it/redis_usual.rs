@@ -35,6 +35,64 @@ async fn what_is_usual_takes_three_scripts() {
     }
 }
 
+/// A task that says that it is begun takes one more, and is restored as one that was when its worker is lost.
+#[tokio::test]
+async fn what_is_begun_takes_four_scripts() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    for id in ["first", "a"] {
+        let before = runs(&server);
+        store.publish(vec![message(id)]).await.unwrap();
+        let deliveries = reserve(&store).await;
+        assert!(store.begin(&[deliveries[0].tag.clone()]).await.unwrap().is_empty());
+        assert!(store.commit(vec![finished(&deliveries[0])]).await.unwrap()[0].is_committed());
+        assert!(id == "first" || runs(&server) - before == 4, "{} scripts", runs(&server) - before);
+        assert_eq!(server.number(&["HEXISTS", &format!("celeriac:t:{id}"), "g"]), 0);
+    }
+    assert_eq!(server.number(&[&["EXISTS"], &HELD[..]].concat()), 0);
+
+    store.publish(vec![message("lost")]).await.unwrap();
+    let lost = reserve(&store).await.remove(0);
+    let begin = Transaction::fenced(lost.tag.clone(), Then::Begin);
+    // Twice in one batch.
+    let outcomes = store.commit(vec![begin.clone(), begin.clone()]).await.unwrap();
+    assert!(outcomes.iter().all(Outcome::is_committed), "{outcomes:?}");
+    clock.advance(LEASE * 2);
+    assert_eq!(store.restore().await.unwrap(), 1);
+    let again = reserve(&store).await.remove(0);
+    assert_eq!((again.begun, again.deliveries), (true, 2));
+    assert_eq!(store.begin(&[lost.tag.clone()]).await.unwrap(), [lost.tag]);
+    assert!(store.commit(vec![begin, finished(&again)]).await.unwrap()[1].is_committed());
+    assert_eq!(server.number(&[&["EXISTS"], &HELD[..]].concat()), 0);
+}
+
+/// One that is revoked once it is begun is known to be, and what stops it goes with it, however it ends.
+#[tokio::test]
+async fn what_is_revoked_when_it_is_begun() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let bury = Then::Bury { reason: "it is poison".to_owned() };
+    let requeue = Then::Requeue { due: None, counted: true };
+    for (id, then) in [("ends", None), ("is buried", Some(bury)), ("goes back", Some(requeue))] {
+        store.publish(vec![message(id)]).await.unwrap();
+        let held = reserve(&store).await.remove(0);
+        let begin = Transaction::fenced(held.tag.clone(), Then::Begin);
+        assert!(store.commit(vec![begin]).await.unwrap()[0].is_committed());
+        let revoke = Revoke {
+            ids: vec![held.task_id.clone()],
+            worker: WorkerName::from("w@host/1"),
+            lease: LEASE,
+            terminate: true,
+            signal: None,
+        };
+        assert!(matches!(store.revoke(&revoke).await.unwrap()[0], Revocation::Held { .. }));
+        assert_eq!(server.number(&["HLEN", "celeriac:interrupts"]), 1);
+        let end = then.map_or_else(|| finished(&held), |then| Transaction::fenced(held.tag.clone(), then));
+        assert!(store.commit(vec![end]).await.unwrap()[0].is_committed());
+        assert_eq!(server.number(&[&["EXISTS", "celeriac:interrupts"], &HELD[..]].concat()), 0, "{id}");
+    }
+}
+
 /// Messages are reserved in their order, those that the short script knows and those that it leaves alone.
 #[tokio::test]
 async fn the_order_stays() {

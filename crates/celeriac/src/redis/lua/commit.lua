@@ -63,11 +63,11 @@ local function settle_looking(fence, tag, delivery_tag, id)
   local record = look(id)
   local _, since = holder(record)
   if what == 'a' then
-    change(id, record, {'f', 's', 'z', record.z or now_text, 'w', since and record.w, 'i', false, 'g', false})
     release_marked(tag, delivery_tag, id, record)
+    change(id, record, {'f', 's', 'z', record.z or now_text, 'w', since and record.w, 'i', false, 'g', false})
   elseif what == 'b' then
     change(id, record, {'g', '1'})
-    mark(id)
+    call('HSETNX', MARKS, id, 'b')
     marked[id] = '1'
   elseif what == 'r' then
     -- What is put off without being counted was not run.
@@ -84,8 +84,8 @@ local function settle_looking(fence, tag, delivery_tag, id)
   elseif what == 'x' then
     local n = number()
     call('ZADD', DEAD, n, id)
-    change(id, record, {'f', 'x', 'd', n, 'm', fence[5], 'y', now_text, 'w', since and record.w, 'i', false, 'g', false})
     release_marked(tag, delivery_tag, id, record)
+    change(id, record, {'f', 'x', 'd', n, 'm', fence[5], 'y', now_text, 'w', since and record.w, 'i', false, 'g', false})
   end
 end
 

@@ -1,8 +1,8 @@
--- Ends what most tasks end as: acknowledged, with a result of SUCCESS and the end of its log.
+-- Ends tasks as most end: acknowledged, with a result of SUCCESS and the end of their logs. And notes that they are begun.
 --
 -- ARGV[4]  TTL of results in milliseconds, 0 for none      ARGV[5]  batches kept in the feed
--- ARGV[6…] for each: reservation; number of the task, delivery tag and id, as the reservation names them; meta; data of the
---          end
+-- ARGV[6…] for each: reservation; number of the task, delivery tag and id, as the reservation names them; meta and data of
+--          the end, or two that are empty where it begins
 -- Returns for each 1 when it was written, 0 when the reservation is lost, or 2 where nothing was done, because more must
 -- be known of it: that is for `commit`.
 
@@ -22,13 +22,19 @@ for from = 1, #tags, 1000 do
 end
 
 local outcomes, seen, count = {}, {}, 0
-local released, delivery_tags, keys, told = {}, {}, {}, {}
+local released, delivery_tags, keys, told, unmarked = {}, {}, {}, {}, {}
 for place = 1, #tags do
   local at, id, meta_key = 6 * place, ids[place], metas[place]
   local outcome = 1
   if not held[place] then
     outcome = 0
-  elseif marks[place] or seen[id] then
+  elseif seen[id] then
+    outcome = 2
+  elseif ARGV[at + 4] == '' then
+    seen[id] = true
+    call('HSET', OWN .. 't:' .. id, 'g', '1')
+    call('HSETNX', MARKS, id, 'b')
+  elseif marks[place] and marks[place] ~= 'b' then
     outcome = 2
   else
     local meta, new = ARGV[at + 4], nil
@@ -37,15 +43,21 @@ for place = 1, #tags do
     else
       new = call('SET', meta_key, meta, 'NX')
     end
-    if new then call('PUBLISH', meta_key, meta) else outcome = 2 end
-  end
-  if outcome == 1 then
-    seen[id] = true
-    local key, n = OWN .. 't:' .. id, ARGV[at + 1]
-    call('HSET', key, 'f', 's', 'z', now_text, 'E', END_AT .. ARGV[at + 5])
-    count = count + 1
-    released[count], delivery_tags[count], keys[count] = tags[place], ARGV[at + 2], key
-    told[2 * count - 1], told[2 * count] = n, '1'
+    if new then
+      seen[id] = true
+      call('PUBLISH', meta_key, meta)
+      local key = OWN .. 't:' .. id
+      call('HSET', key, 'f', 's', 'z', now_text, 'E', END_AT .. ARGV[at + 5])
+      if marks[place] then
+        call('HDEL', key, 'g')
+        unmarked[#unmarked + 1] = id
+      end
+      count = count + 1
+      released[count], delivery_tags[count], keys[count] = tags[place], ARGV[at + 2], key
+      told[2 * count - 1], told[2 * count] = ARGV[at + 1], '1'
+    else
+      outcome = 2
+    end
   end
   outcomes[place] = outcome
 end
@@ -56,6 +68,7 @@ for from = 1, 2 * count, 1000 do
 end
 store_counter()
 send('ZREM', LEASES, released)
+send('HDEL', MARKS, unmarked)
 if send('HDEL', UNACKED, delivery_tags) ~= count then
   -- One that is not in `unacked` any more was restored by somebody else meanwhile: whoever meets it on a list knows it by
   -- its delivery tag.

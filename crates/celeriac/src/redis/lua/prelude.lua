@@ -82,7 +82,8 @@ local function task_key(id)
   return key
 end
 
--- More must be known of this one when it is settled than its reservation tells.
+-- More must be known of this one when it is settled than its reservation tells. A mark that is `b` is of one that was begun,
+-- and of which nothing else need be known.
 local function mark(id) call('HSET', MARKS, id, '1') end
 
 -- Who holds a task or held it last: token, since when (nothing where it was not run), worker.
