@@ -102,6 +102,11 @@ fn ratios(figures: &Figures) -> Vec<(&'static str, &'static str, f64)> {
             "Celery prefork, round trip when idle, p50",
         ),
         (
+            "round trip of a Python task, p90, to Celery prefork",
+            "the same application, round trip when idle, p90",
+            "Celery prefork, round trip when idle, p90",
+        ),
+        (
             "round trip of a Python task, p99, to Celery prefork",
             "the same application, round trip when idle, p99",
             "Celery prefork, round trip when idle, p99",
@@ -136,18 +141,21 @@ impl Worker {
                 ("Celery prefork, run with result", "/s", "run"),
                 ("Celery prefork, memory of a queued task in Redis", "bytes", "bytes"),
                 ("Celery prefork, round trip when idle, p50", "µs", "p50"),
+                ("Celery prefork, round trip when idle, p90", "µs", "p90"),
                 ("Celery prefork, round trip when idle, p99", "µs", "p99"),
                 ("Celery prefork, memory of all processes", "KiB PSS", "pss"),
             ],
             Self::Solo => &[
                 ("as many of Celery's solo workers, run with result", "/s", "run"),
                 ("as many of Celery's solo workers, round trip when idle, p50", "µs", "p50"),
+                ("as many of Celery's solo workers, round trip when idle, p90", "µs", "p90"),
                 ("as many of Celery's solo workers, round trip when idle, p99", "µs", "p99"),
                 ("as many of Celery's solo workers, memory of all processes", "KiB PSS", "pss"),
             ],
             Self::Celeriac => &[
                 ("the same application, run with result", "/s", "run"),
                 ("the same application, round trip when idle, p50", "µs", "p50"),
+                ("the same application, round trip when idle, p90", "µs", "p90"),
                 ("the same application, round trip when idle, p99", "µs", "p99"),
                 ("the same application, memory of all processes", "KiB PSS", "pss"),
             ],
