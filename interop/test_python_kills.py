@@ -1,6 +1,8 @@
 """What becomes of the tasks of a Python application when processes are killed: the worker, the one that forks, children."""
 
+import contextlib
 import os
+import pathlib
 import re
 import signal
 import time
@@ -417,6 +419,76 @@ def test_a_task_that_takes_too_much_memory_is_stopped(app):
     (app.place.folder / "gate").touch()
     assert bystander.get(timeout=PATIENCE) == "done"
     assert worker.lives()
+
+
+def families():
+    """The parent of each process."""
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            yield int(stat.parent.name), int(stat.read_text().rsplit(")", 1)[1].split()[1])
+
+
+def descendants(pid):
+    found, parents = [pid], dict(families())
+    for ancestor in found:
+        found.extend(child for child, parent in parents.items() if parent == ancestor)
+    return found
+
+
+def memory_group():
+    """Our own control group for memory, and what the bound of one is called; nothing where the system has none."""
+    for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines():
+        _, kinds, path = line.split(":", 2)
+        if "memory" in kinds.split(","):
+            return pathlib.Path("/sys/fs/cgroup/memory" + path.rstrip("/")), "memory.limit_in_bytes"
+        if not kinds and pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists():
+            return pathlib.Path("/sys/fs/cgroup" + path.rstrip("/")), "memory.max"
+    return None
+
+
+@pytest.fixture
+def want(app):
+    """A control group with little memory, for processes to be put in."""
+    own = memory_group()
+    if own is None:
+        pytest.skip("the system has no control groups for memory")
+    parent, bound = own
+    group = parent / f"celeriac-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        try:
+            (group / bound).write_text(str(200 << 20))
+        except OSError as error:
+            pytest.skip(f"no control group for memory can be made: {error}")
+        yield group
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (parent / "cgroup.procs").write_text(pid)
+        until(lambda: not (group / "cgroup.procs").read_text().strip(), "somebody stays in the group")
+        group.rmdir()
+
+
+def test_a_task_that_the_system_kills_for_want_of_memory_is_named_so(app, want):
+    worker = app.start(concurrency=1)
+    for pid in descendants(worker.pid):
+        (want / "cgroup.procs").write_text(str(pid))
+    result = app.app.signature("pyapp.devour_early").delay()
+    pid = int(app.note_that("devours"))
+    with pytest.raises(WorkerLostError, match=r"signal 9 \(SIGKILL\), out of memory: the system killed it"):
+        result.get(timeout=PATIENCE)
+    gone(pid)
+    assert worker.lives() and app.get(app.tasks.add.s(1, 1)) == 2, "there is another child"
+    # That somebody killed it is another matter.
+    result = app.app.signature("pyapp.devour_early").delay()
+    until(lambda: len([note for note in app.place.notes() if note.startswith("devours")]) == 2, "it does not run")
+    os.kill(int(app.note_that("devours")), signal.SIGKILL)
+    with pytest.raises(WorkerLostError) as lost:
+        result.get(timeout=PATIENCE)
+    assert "out of memory" not in str(lost.value)
 
 
 def test_a_task_that_always_takes_too_much_memory_is_bounded(app):
