@@ -18,6 +18,9 @@ use crate::protocol::Json;
 use crate::state::State;
 use crate::store::{Error, Fence, Outcome, Result, Then, Transaction};
 
+/// So many messages at once are usual: each has several arguments, and a server takes a bounded number of those.
+const PUBLISHED_MAX: usize = 10_000;
+
 impl RedisStore {
     /// Carries out a transaction that publishes messages nobody has heard of, and nothing else; says whether it was that.
     /// If not, nothing was done.
@@ -27,7 +30,7 @@ impl RedisStore {
         let alone =
             results.is_empty() && chords.is_empty() && parts.is_empty() && steps.is_empty() && log.is_empty();
         let usual = |routed: &Routed| routed.priority == 0 && routed.due.is_none_or(|due| due <= now);
-        if !alone || publish.is_empty() || !publish.iter().all(usual) {
+        if !alone || !(1..=PUBLISHED_MAX).contains(&publish.len()) || !publish.iter().all(usual) {
             return Ok(false);
         }
         let mut args = self.told(now, publish.len() * 6);

@@ -61,7 +61,7 @@ async fn what_is_begun_takes_four_scripts() {
     assert_eq!(store.restore().await.unwrap(), 1);
     let again = reserve(&store).await.remove(0);
     assert_eq!((again.begun, again.deliveries), (true, 2));
-    assert_eq!(store.begin(&[lost.tag.clone()]).await.unwrap(), [lost.tag]);
+    assert_eq!(store.begin(std::slice::from_ref(&lost.tag)).await.unwrap(), [lost.tag]);
     assert!(store.commit(vec![begin, finished(&again)]).await.unwrap()[1].is_committed());
     assert_eq!(server.number(&[&["EXISTS"], &HELD[..]].concat()), 0);
 }
@@ -178,6 +178,21 @@ async fn nothing_is_published_twice() {
     store.record(vec![Record { results: vec![meta], ..Record::default() }]).await.unwrap();
     assert_eq!(publish(&["f", "e"]).await, ["e"]);
     assert_eq!(ids(&reserve(&store).await), ["a", "b", "c", "d", "f"]);
+}
+
+/// However many are sent at once.
+#[tokio::test]
+async fn many_are_published_at_once() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    for (round, count) in [10_000, 10_001].into_iter().enumerate() {
+        let messages = (0..count).map(|n| message(&format!("{round}-{n}"))).collect();
+        assert_eq!(store.publish(messages).await.unwrap(), Vec::<TaskId>::new());
+        assert_eq!(server.number(&["LLEN", "q"]), count);
+        let first = reserve(&store).await;
+        assert_eq!(first[0].task_id.as_str(), format!("{round}-0"));
+        assert_eq!(store.purge(&QueueName::from("q")).await.unwrap().len(), count as usize - first.len());
+    }
 }
 
 /// Ends that need the rules stand among those that do not, and each comes to what it would alone.
