@@ -26,6 +26,8 @@ use crate::store::{Outcome, Result, Then, Transaction};
 /// One reservation never takes more; a worker with more free slots asks again. Beyond this a script costs more a task, not
 /// less, and the tasks wait for each other.
 const RESERVED_MAX: usize = 64;
+/// After a reservation of which nothing was usual, as where lists have priorities, so many more are not tried that way.
+const BY_RULES: u32 = 15;
 /// So many are restored, revoked, dropped a script.
 const MOVED_MAX: usize = 500;
 /// Waits are cut to this length, since a timer cannot be set further off.
@@ -266,8 +268,17 @@ impl RedisStore {
         let now = self.now();
         let queues = self.turns.in_order(&request.queues);
         let limit = request.limit.min(RESERVED_MAX);
-        let taken = self.take_usual(request, &queues, limit, now).await;
-        let (mut deliveries, left) = taken.inspect_err(|_| self.unheard.note(request, now))?;
+        let by_rules = self.by_rules.load(Ordering::Relaxed);
+        let (mut deliveries, left) = if by_rules > 0 {
+            self.by_rules.store(by_rules - 1, Ordering::Relaxed);
+            (Vec::new(), true)
+        } else {
+            let taken = self.take_usual(request, &queues, limit, now).await;
+            taken.inspect_err(|_| self.unheard.note(request, now))?
+        };
+        if left && deliveries.is_empty() && by_rules == 0 {
+            self.by_rules.store(BY_RULES, Ordering::Relaxed);
+        }
         if left {
             // Another end of the lease: should the answer be lost, only what this took is to be handed back.
             let lease =

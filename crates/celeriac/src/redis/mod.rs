@@ -45,7 +45,7 @@ mod usual;
 mod value;
 
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -111,6 +111,8 @@ pub struct RedisStore {
     turns: Turns,
     /// The last reservation left nothing, as far as it tells: it found one message or none.
     emptied: AtomicBool,
+    /// So many reservations more go by all the rules at once.
+    by_rules: AtomicU32,
     declared: Declared,
     consumed: Declared,
     unheard: Unheard,
@@ -143,10 +145,23 @@ impl RedisStore {
         let mailbox = Mailbox::new(link.clone(), clock.clone());
         let (turns, declared, consumed) = (Turns::default(), Declared::default(), Declared::default());
         let (unheard, sought) = (Unheard::default(), Sought::default());
-        let emptied = AtomicBool::new(false);
+        let (emptied, by_rules) = (AtomicBool::new(false), AtomicU32::new(0));
         Ok(Arc::new_cyclic(|me| {
             let me = me.clone();
-            Self { me, link, options, clock, turns, emptied, declared, consumed, unheard, sought, mailbox }
+            Self {
+                me,
+                link,
+                options,
+                clock,
+                turns,
+                emptied,
+                by_rules,
+                declared,
+                consumed,
+                unheard,
+                sought,
+                mailbox,
+            }
         }))
     }
 

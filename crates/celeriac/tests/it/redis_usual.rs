@@ -35,6 +35,26 @@ async fn what_is_usual_takes_three_scripts() {
     }
 }
 
+/// Where nothing is usual, as on lists with priorities, it is not asked each time whether it is.
+#[tokio::test]
+async fn what_is_not_usual_is_seldom_asked_for_twice() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let messages = (0..18).map(|n| Routed { priority: 3, ..message(&format!("{n}")) }).collect();
+    store.publish(messages).await.unwrap();
+    let mut before = 0;
+    for n in 0..18 {
+        let one = Reserve { limit: 1, ..request(std::time::Duration::ZERO) };
+        assert_eq!(ids(&store.reserve(&one).await.unwrap()), [format!("{n}")]);
+        if n == 0 {
+            // From here on the server knows the scripts.
+            before = runs(&server);
+        }
+    }
+    // The seventeenth asked again.
+    assert_eq!(runs(&server) - before, 17 + 1);
+}
+
 /// A task that says that it is begun takes one more, and is restored as one that was when its worker is lost.
 #[tokio::test]
 async fn what_is_begun_takes_four_scripts() {

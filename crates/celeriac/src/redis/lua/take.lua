@@ -2,7 +2,7 @@
 -- queue for the first time, or that a Python producer sent and nobody has seen yet.
 --
 -- ARGV[4]  worker                             ARGV[5]  end of the lease in microseconds
--- ARGV[6]  now in Celery's seconds            ARGV[7]  how many at most
+-- ARGV[6]  now in whole seconds               ARGV[7]  how many at most
 -- ARGV[8…] queues in the order of their turns
 -- Returns for each delivery three values: reservation, which names the task, queue, envelope. It ends before the first
 -- message that is not usual, and then returns one value more: what follows is for `reserve`. Where other rules than these
