@@ -1,8 +1,10 @@
 """`celeriac serve`: one process tree that starts, heals and ends as a whole."""
 
+import contextlib
 import os
 import pathlib
 import signal
+import sqlite3
 
 from conftest import until
 
@@ -28,6 +30,22 @@ def ready(server):
     return server.call("GET", "/readyz").status == 200
 
 
+def freeze(server, pid):
+    """Stops a process in its tracks, while it does not write: who is stopped in a commit keeps everybody from the file."""
+    def stopped():
+        os.kill(pid, signal.SIGSTOP)
+        with contextlib.closing(sqlite3.connect(server.folder / "celeriac.db", timeout=2, isolation_level=None)) as file:
+            try:
+                file.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+                return False
+            file.execute("ROLLBACK")
+            return True
+
+    until(stopped, "it should not write all the time")
+
+
 def test_the_worker_is_a_process_of_its_own_that_goes_with_the_server(serve):
     server = serve("--bench-tasks")
     worker = worker_of(server)
@@ -43,7 +61,7 @@ def test_a_worker_that_dies_is_started_again_and_only_readiness_says_so(serve):
     assert server.result(task_id)["state"] == "SUCCESS"
     worker = worker_of(server)
     # Stopped in its tracks rather than gone: readiness finds out by its silence, and nothing else turns red.
-    os.kill(worker, signal.SIGSTOP)
+    freeze(server, worker)
     until(lambda: not ready(server), "readiness should have turned red")
     body = server.call("GET", "/readyz").json()
     assert server.call("GET", "/livez").status == 200
