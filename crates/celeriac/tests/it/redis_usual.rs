@@ -1,22 +1,31 @@
 //! What is usual has scripts of its own in Redis: where it stands among what is not, both fare as they do alone.
 
+use std::time::Duration;
+
 use celeriac::backend::{Backend, LogRecord, Record};
 use celeriac::broker::{Broker, Reserve, Revocation, Revoke, Routed};
+use celeriac::clock::Clock;
 use celeriac::id::{QueueName, WorkerName};
 use celeriac::protocol::{Json, ResultMeta};
 use celeriac::store::{Outcome, Then, Transact, Transaction};
 use celeriac::{State, TaskId};
 
-use crate::redis::{LEASE, envelope, finished, ids, message, open, request, reserve, tag_of};
+use crate::redis::{LEASE, envelope, finished, ids, message, open, request, reserve, tag_of, until};
 use crate::redis_server::RedisServer;
+use crate::support::PATIENCE;
 
 const HELD: [&str; 4] = ["unacked", "unacked_index", "celeriac:leases", "celeriac:marks"];
 
+/// How often the server was asked for a command, within scripts or without.
+fn calls(server: &RedisServer, command: &str) -> u64 {
+    let stats = server.command(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
 /// How often a script ran.
 fn runs(server: &RedisServer) -> u64 {
-    let stats = server.command(&["INFO", "commandstats"]);
-    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0");
-    line.split(',').next().and_then(|calls| calls.parse().ok()).unwrap()
+    calls(server, "evalsha")
 }
 
 /// One script for each step: nothing falls back on the rules without need.
@@ -44,7 +53,7 @@ async fn what_is_not_usual_is_seldom_asked_for_twice() {
     store.publish(messages).await.unwrap();
     let mut before = 0;
     for n in 0..18 {
-        let one = Reserve { limit: 1, ..request(std::time::Duration::ZERO) };
+        let one = Reserve { limit: 1, ..request(Duration::ZERO) };
         assert_eq!(ids(&store.reserve(&one).await.unwrap()), [format!("{n}")]);
         if n == 0 {
             // From here on the server knows the scripts.
@@ -141,8 +150,7 @@ async fn the_order_stays() {
     }
     let mut found = Vec::new();
     loop {
-        let deliveries =
-            store.reserve(&Reserve { limit: 7, ..request(std::time::Duration::ZERO) }).await.unwrap();
+        let deliveries = store.reserve(&Reserve { limit: 7, ..request(Duration::ZERO) }).await.unwrap();
         // What is no task is buried on the way.
         if deliveries.is_empty() && server.number(&["LLEN", "q"]) == 0 {
             break;
@@ -169,7 +177,7 @@ async fn queues_share() {
         }
     }
     store.pause(&queues[2], true).await.unwrap();
-    let wanted = Reserve { queues: queues.to_vec(), limit: 8, ..request(std::time::Duration::ZERO) };
+    let wanted = Reserve { queues: queues.to_vec(), limit: 8, ..request(Duration::ZERO) };
     // What was written for another queue is not as usual there.
     let mut found = Vec::new();
     for _ in 0..4 {
@@ -200,19 +208,88 @@ async fn nothing_is_published_twice() {
     assert_eq!(ids(&reserve(&store).await), ["a", "b", "c", "d", "f"]);
 }
 
-/// However many are sent at once.
+/// However many are sent at once; beyond a bound by the rules, which look at the record of each.
 #[tokio::test]
 async fn many_are_published_at_once() {
     let server = RedisServer::start().await;
     let (store, _) = open(&server).await;
     for (round, count) in [10_000, 10_001].into_iter().enumerate() {
         let messages = (0..count).map(|n| message(&format!("{round}-{n}"))).collect();
+        let before = calls(&server, "hgetall");
         assert_eq!(store.publish(messages).await.unwrap(), Vec::<TaskId>::new());
-        assert_eq!(server.number(&["LLEN", "q"]), count);
+        assert_eq!(calls(&server, "hgetall") - before, if count > 10_000 { count } else { 0 });
+        assert_eq!(server.number(&["LLEN", "q"]).cast_unsigned(), count);
         let first = reserve(&store).await;
         assert_eq!(first[0].task_id.as_str(), format!("{round}-0"));
         assert_eq!(store.purge(&QueueName::from("q")).await.unwrap().len(), count as usize - first.len());
     }
+}
+
+/// Who found nothing the last time sees what is there by the look that begins his watch, though he has no time to wait:
+/// what waits, and what has come due.
+#[tokio::test]
+async fn the_look_that_begins_the_watch_tells() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    let hardly = request(Duration::from_nanos(1));
+    let due = clock.now() + Duration::from_secs(60);
+    store.publish(vec![Routed { due: Some(due), ..message("later") }]).await.unwrap();
+    assert!(store.reserve(&hardly).await.unwrap().is_empty());
+    store.publish(vec![message("now")]).await.unwrap();
+    assert_eq!(ids(&store.reserve(&hardly).await.unwrap()), ["now"]);
+    assert!(store.reserve(&hardly).await.unwrap().is_empty(), "it is not due");
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(ids(&store.reserve(&hardly).await.unwrap()), ["later"]);
+}
+
+/// Who no longer waits takes nothing: his wait goes on nowhere.
+#[tokio::test]
+async fn who_is_gone_takes_nothing() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    assert!(reserve(&store).await.is_empty());
+    for n in 0..20 {
+        let looks = calls(&server, "zrange");
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.reserve(&request(PATIENCE)).await }
+        });
+        until(|| calls(&server, "zrange") > looks).await;
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        let id = format!("{n}");
+        store.publish(vec![message(&id)]).await.unwrap();
+        assert_eq!(ids(&reserve(&store).await), [id.as_str()]);
+        assert!(reserve(&store).await.is_empty());
+    }
+}
+
+/// What is reserved in two parts has two ends of its leases: should the answer to the second be lost, it is handed back by
+/// that, and the first, which runs, is not.
+#[tokio::test]
+async fn the_parts_of_a_reservation_are_told_apart() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("a"), Routed { tags: vec!["x".into()], ..message("b") }]).await.unwrap();
+    let deliveries = reserve(&store).await;
+    assert_eq!(ids(&deliveries), ["a", "b"]);
+    let ends =
+        deliveries.iter().map(|held| server.command(&["ZSCORE", "celeriac:leases", held.tag.as_str()]));
+    let ends: Vec<String> = ends.collect();
+    assert_ne!(ends[0], ends[1]);
+}
+
+/// A result that begins with something else than its state is waited for as well.
+#[tokio::test]
+async fn a_result_in_another_order_is_one() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let id = TaskId::from("a");
+    let waits = store.await_result(&id, PATIENCE * 10);
+    let meta = r#"{"task_id": "a", "result": {"status": "PENDING"}, "status": "SUCCESS", "traceback": null, "children": []}"#;
+    server.command(&["SET", "celery-task-meta-a", meta]);
+    let found = tokio::time::timeout(PATIENCE, waits).await.expect("it is there").unwrap();
+    assert_eq!(found.map(|meta| meta.state), Some(State::Success));
 }
 
 /// Ends that need the rules stand among those that do not, and each comes to what it would alone.
