@@ -42,3 +42,30 @@ end
 local function store_counter()
   if counter and counter ~= counter_read then call('SET', COUNTER, string.format('%.0f', counter)) end
 end
+
+-- Gives a task its number in the order of acceptance, which is to be written to its record by the caller.
+local function enter(id)
+  local n = number()
+  call('XADD', TASKS, n .. '-0', 'i', id)
+  return n
+end
+
+-- Takes up to `wanted` from lines with a length: of each an equal share, and what one has less of from the others.
+-- `take(line, some)` says how many came of it, or nothing where it is to end.
+local function take_shares(lines, wanted, take)
+  local came = 0
+  while #lines > 0 and came < wanted do
+    local left, share = {}, math.ceil((wanted - came) / #lines)
+    for _, line in ipairs(lines) do
+      local some = math.min(share, wanted - came, line.length)
+      if some > 0 then
+        local taken = take(line, some)
+        if not taken then return end
+        came = came + taken
+        line.length = line.length - some
+      end
+      if line.length > 0 then left[#left + 1] = line end
+    end
+    lines = left
+  end
+end

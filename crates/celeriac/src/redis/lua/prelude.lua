@@ -1,5 +1,5 @@
 -- The rules by which messages move. Every script is `basics.lua`, this prelude, and a body of its own, whose orders are
--- packed with msgpack; only those for what is usual (`publish`, `take`, `finish`) do without these rules, and leave alone
+-- packed with msgpack; only those for what is usual (`publish`, `take`, `settle`) do without these rules, and leave alone
 -- what they would be needed for.
 --
 -- The record of a task is a small hash; a field that is absent is false, zero or empty:
@@ -105,13 +105,11 @@ local function is_live(record) return record.u ~= nil and record.f ~= 's' end
 local function place_of(record) return tonumber(record.o or record.n) end
 local function priority_of(record) return tonumber(record.p or '0') end
 
--- Gives a task its number in the order of acceptance, which is to be written to its record by the caller.
+-- The same as `enter` for one that may have a number already.
 local function introduce(id, record)
   if record.n then call('XDEL', TASKS, record.n .. '-0') end
-  local n = number()
-  call('XADD', TASKS, n .. '-0', 'i', id)
-  record.n = n
-  return n
+  record.n = enter(id)
+  return record.n
 end
 
 -- Reservations.

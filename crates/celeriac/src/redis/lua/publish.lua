@@ -19,9 +19,8 @@ end
 local key_at = 2
 for at = 4, #ARGV, 6 do
   local id, queue, tags, head = ARGV[at], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local n, key = number(), keys[key_at]
+  local n, key = enter(id), keys[key_at]
   key_at = key_at + 2
-  call('XADD', TASKS, n .. '-0', 'i', id)
   call('HSET', key, 'n', n, 'k', ARGV[at + 1], 'q', queue, 'u', now_text)
   if tags ~= '' then call('HSET', key, 'j', tags) end
   if head ~= '' then call('HSET', key, 'h', head) end

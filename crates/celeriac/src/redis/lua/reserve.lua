@@ -157,25 +157,10 @@ local function take_least(lines)
   return true
 end
 
-local function take_shares(lines)
-  local waiting = {}
-  for _, line in ipairs(lines) do
-    line.length = call('LLEN', line.list)
-    if line.length > 0 then waiting[#waiting + 1] = line end
-  end
-  while #waiting > 0 and count < limit do
-    local left = {}
-    local share = math.ceil((limit - count) / #waiting)
-    for _, line in ipairs(waiting) do
-      local wanted = math.min(share, limit - count, line.length)
-      if wanted > 0 then
-        for _, element in ipairs(call('RPOP', line.list, wanted) or {}) do take(element, line.queue) end
-        line.length = line.length - wanted
-      end
-      if line.length > 0 then left[#left + 1] = line end
-    end
-    waiting = left
-  end
+local function take_some(line, wanted)
+  local before = count
+  for _, element in ipairs(call('RPOP', line.list, wanted) or {}) do take(element, line.queue) end
+  return count - before
 end
 
 for _, step in ipairs({0, 3, 6, 9}) do
@@ -192,7 +177,12 @@ for _, step in ipairs({0, 3, 6, 9}) do
         if is_uneven(line.list) and call('EXISTS', line.list) == 0 then call('SREM', UNEVEN, line.list) end
       end
     else
-      take_shares(lines)
+      local waiting = {}
+      for _, line in ipairs(lines) do
+        line.length = call('LLEN', line.list)
+        if line.length > 0 then waiting[#waiting + 1] = line end
+      end
+      take_shares(waiting, limit - count, take_some)
     end
   end
 end

@@ -72,8 +72,7 @@ local function take(queue, elements)
     else
       local task = match(element, '^[^"\\]*", "task": "([^"\\]*)", "id": "', body_end + front_length)
       if not task or call('EXISTS', key) == 1 then return place - 1 end
-      n = number()
-      call('XADD', TASKS, n .. '-0', 'i', id)
+      n = enter(id)
       call('HSET', key, 'n', n, 'k', task, 'q', queue, 'u', now_text, 'f', 'r', 'w', holding)
     end
     local tag = token .. '.' .. n .. ':36:' .. delivery_tag .. id
@@ -88,41 +87,28 @@ local function take(queue, elements)
   return #elements
 end
 
--- Takes up to `wanted` off the head of a queue; says whether all of them were usual. What is not stays where it was.
+local usual = true
+-- Takes up to `wanted` off the head of a queue; says how many, or nothing where one was not usual, which stays where it was.
 local function take_from(queue, wanted)
   local elements = call('RPOP', P .. queue, wanted)
-  if not elements then return true end
+  if not elements then return 0 end
   local taken = take(queue, elements)
-  if taken == #elements then return true end
+  if taken == #elements then return taken end
+  usual = false
   local left = {}
   for at = #elements, taken + 1, -1 do left[#left + 1] = elements[at] end
   send('RPUSH', P .. queue, left)
-  return false
 end
 
-local usual = true
 if #open == 1 then
-  usual = take_from(open[1], limit)
+  take_from(open[1], limit)
 else
-  -- Each has its share, and what one has less of the others share.
-  local waiting = {}
+  local lines = {}
   for at = 1, #open do
     local length = call('LLEN', P .. open[at])
-    if length > 0 then waiting[#waiting + 1] = {queue = open[at], length = length} end
+    if length > 0 then lines[#lines + 1] = {queue = open[at], length = length} end
   end
-  while #waiting > 0 and count < limit and usual do
-    local left = {}
-    local share = math.ceil((limit - count) / #waiting)
-    for _, line in ipairs(waiting) do
-      local wanted = math.min(share, limit - count, line.length)
-      if wanted > 0 and usual then
-        usual = take_from(line.queue, wanted)
-        line.length = line.length - wanted
-      end
-      if line.length > 0 then left[#left + 1] = line end
-    end
-    waiting = left
-  end
+  take_shares(lines, limit, function(line, wanted) return take_from(line.queue, wanted) end)
 end
 if not usual then deliveries[3 * count + 1] = 1 end
 if count == 0 then return deliveries end
