@@ -67,8 +67,8 @@ pub(super) static PUBLISH: LazyLock<Script> =
 // Where an answer is lost, what was reserved is handed back first: UNHEARD.
 pub(super) static TAKE: LazyLock<Script> =
     LazyLock::new(|| Script::usual("reserve", include_str!("lua/take.lua")));
-pub(super) static FINISH: LazyLock<Script> =
-    LazyLock::new(|| Script::usual("commit", include_str!("lua/finish.lua")));
+pub(super) static SETTLE: LazyLock<Script> =
+    LazyLock::new(|| Script::usual("commit", include_str!("lua/settle.lua")));
 
 scripts! {
     COMMIT: "commit" = "lua/commit.lua";

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use redis::Value;
 
 use super::pack::Pack;
-use super::usual::Step;
+use super::usual::Settling;
 use super::value::{self, items, micros};
 use super::{RedisStore, script};
 use crate::backend::{ChordPart, Record};
@@ -43,53 +43,55 @@ impl RedisStore {
             }
         }
         if let [transaction] = &transactions[..]
-            && self.publish_unheard_of(transaction, now).await?
+            && self.publish_usual(transaction, now).await?
         {
-            return Ok(vec![Outcome::Committed { ready: Vec::new(), duplicates: Vec::new() }]);
+            return Ok(vec![committed()]);
         }
-        let steps = transactions.iter().map(Step::of).collect::<Result<Vec<_>>>()?;
-        let usual: Vec<bool> = steps.iter().map(Option::is_some).collect();
+        let settlings = transactions.iter().map(Settling::of).collect::<Result<Vec<_>>>()?;
+        let usual: Vec<bool> = settlings.iter().map(Option::is_some).collect();
         // What cannot be stored is found out before anything is.
-        let mut runs = Vec::new();
+        let mut batches = Vec::new();
         let mut from = 0;
         while from < transactions.len() {
-            let (are_usual, count) = next_run(&usual[from..]);
-            let run = &transactions[from..from + count];
-            runs.push(if are_usual {
-                Run::Usual(steps[from..from + count].iter().flatten().collect(), run)
+            let (are_usual, count) = next_batch(&usual[from..]);
+            let batch = &transactions[from..from + count];
+            batches.push(if are_usual {
+                Batch::Usual(settlings[from..from + count].iter().flatten().collect(), batch)
             } else {
-                Run::Any(orders(run.iter(), now)?)
+                Batch::Any(orders(batch.iter(), now)?)
             });
             from += count;
         }
         let mut outcomes = Vec::with_capacity(transactions.len());
-        for run in runs {
-            match run {
-                Run::Usual(steps, run) => outcomes.extend(self.finish_all(what, &steps, run, now).await?),
-                Run::Any(orders) => outcomes.extend(self.commit_all(what, &orders, now).await?),
+        for batch in batches {
+            match batch {
+                Batch::Usual(settlings, batch) => {
+                    outcomes.extend(self.settle_all(what, &settlings, batch, now).await?);
+                }
+                Batch::Any(orders) => outcomes.extend(self.commit_all(what, &orders, now).await?),
             }
         }
         Ok(outcomes)
     }
 
-    /// Takes steps that most tasks take, and those of which more must be known by all the rules.
-    async fn finish_all(
+    /// Settles what is usual, and that of which more must be known by all the rules.
+    async fn settle_all(
         &self,
         what: &str,
-        steps: &[&Step<'_>],
+        settlings: &[&Settling<'_>],
         transactions: &[Transaction],
         now: Timestamp,
     ) -> Result<Vec<Outcome>> {
-        let mut outcomes = Vec::with_capacity(steps.len());
-        while outcomes.len() < steps.len() {
+        let mut outcomes = Vec::with_capacity(settlings.len());
+        while outcomes.len() < settlings.len() {
             let from = outcomes.len();
-            let count = fitting(steps[from..].iter().map(|step| step.len()));
-            let finished = self.finish(&steps[from..from + count], now).await?;
-            let unusual = transactions[from..].iter().zip(&finished);
+            let count = fitting(settlings[from..].iter().map(|settling| settling.len()));
+            let settled = self.settle_usual(&settlings[from..from + count], now).await?;
+            let unusual = transactions[from..].iter().zip(&settled);
             let unusual =
                 unusual.filter(|(_, outcome)| outcome.is_none()).map(|(transaction, _)| transaction);
             let mut others = self.commit_all(what, &orders(unusual, now)?, now).await?.into_iter();
-            outcomes.extend(finished.into_iter().filter_map(|outcome| outcome.or_else(|| others.next())));
+            outcomes.extend(settled.into_iter().filter_map(|outcome| outcome.or_else(|| others.next())));
         }
         Ok(outcomes)
     }
@@ -143,10 +145,15 @@ impl RedisStore {
     }
 }
 
+/// What was written, and nothing besides.
+pub(super) fn committed() -> Outcome {
+    Outcome::Committed { ready: Vec::new(), duplicates: Vec::new() }
+}
+
 fn outcome(answer: &Value) -> Option<Outcome> {
     match answer {
         Value::Int(0) => return Some(Outcome::Lost),
-        Value::Int(1) => return Some(Outcome::Committed { ready: Vec::new(), duplicates: Vec::new() }),
+        Value::Int(1) => return Some(committed()),
         Value::Int(2) => return Some(Outcome::NotReady),
         _ => {}
     }
@@ -165,8 +172,8 @@ pub(super) fn written(at: Timestamp) -> String {
 }
 
 /// Transactions that follow each other, and go the same way.
-enum Run<'t> {
-    Usual(Vec<&'t Step<'t>>, &'t [Transaction]),
+enum Batch<'t> {
+    Usual(Vec<&'t Settling<'t>>, &'t [Transaction]),
     Any(Vec<Order>),
 }
 
@@ -329,7 +336,7 @@ pub(super) fn envelope_of(routed: &Routed) -> Result<KombuEnvelope> {
 
 /// How many go into the next scripts, of those of which it is said whether they are usual, and whether these are: so many as
 /// stand together, where they are all or enough for a script of their own, or else what comes before those.
-fn next_run(usual: &[bool]) -> (bool, usize) {
+fn next_batch(usual: &[bool]) -> (bool, usize) {
     let first = usual.iter().take_while(|usual| **usual).count();
     if first == usual.len() || first >= USUAL_MIN {
         return (true, first);
@@ -399,22 +406,22 @@ mod tests {
 
     #[test]
     fn the_usual_stand_alone_where_they_are_many() {
-        let runs = |groups: &[(bool, usize)]| {
+        let batches = |groups: &[(bool, usize)]| {
             let usual: Vec<bool> = groups.iter().flat_map(|(usual, count)| vec![*usual; *count]).collect();
-            let (mut from, mut runs) = (0, Vec::new());
+            let (mut from, mut batches) = (0, Vec::new());
             while from < usual.len() {
-                let run = next_run(&usual[from..]);
-                assert_ne!(run.1, 0);
-                runs.push(run);
-                from += run.1;
+                let batch = next_batch(&usual[from..]);
+                assert_ne!(batch.1, 0);
+                batches.push(batch);
+                from += batch.1;
             }
-            runs
+            batches
         };
-        assert_eq!(runs(&[(true, 3)]), [(true, 3)]);
-        assert_eq!(runs(&[(true, 3), (false, 2), (true, 3)]), [(false, 8)]);
-        assert_eq!(runs(&[(true, 15), (false, 1), (true, 15), (false, 1)]), [(false, 32)]);
+        assert_eq!(batches(&[(true, 3)]), [(true, 3)]);
+        assert_eq!(batches(&[(true, 3), (false, 2), (true, 3)]), [(false, 8)]);
+        assert_eq!(batches(&[(true, 15), (false, 1), (true, 15), (false, 1)]), [(false, 32)]);
         assert_eq!(
-            runs(&[(true, 16), (false, 1), (true, 20), (false, 1)]),
+            batches(&[(true, 16), (false, 1), (true, 20), (false, 1)]),
             [(true, 16), (false, 1), (true, 20), (false, 1)]
         );
     }

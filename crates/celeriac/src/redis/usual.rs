@@ -1,4 +1,4 @@
-//! What is usual, by scripts that do without the rules: `lua/publish.lua`, `lua/take.lua`, `lua/finish.lua`.
+//! What is usual, by scripts that do without the rules: `lua/publish.lua`, `lua/take.lua`, `lua/settle.lua`.
 //!
 //! Most messages are sent once, taken once and end well. A script for just that knows from a few commands that it is so, and
 //! where it is not, it changes nothing and says so: the script that has all the rules then does it.
@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use redis::Value;
 
-use super::transact::{check_size, envelope_of, id_in, lease_end};
+use super::transact::{check_size, committed, envelope_of, id_in, lease_end};
 use super::value::{self, into_items, items, seconds_held};
 use super::{RedisStore, script};
 use crate::backend::Record;
@@ -24,7 +24,7 @@ const PUBLISHED_MAX: usize = 10_000;
 impl RedisStore {
     /// Carries out a transaction that publishes messages nobody has heard of, and nothing else; says whether it was that.
     /// If not, nothing was done.
-    pub(super) async fn publish_unheard_of(&self, transaction: &Transaction, now: Timestamp) -> Result<bool> {
+    pub(super) async fn publish_usual(&self, transaction: &Transaction, now: Timestamp) -> Result<bool> {
         let Transaction { fence: None, publish, record } = transaction else { return Ok(false) };
         let Record { fire: None, results, chords, parts, steps, log } = record else { return Ok(false) };
         let alone =
@@ -78,24 +78,28 @@ impl RedisStore {
         args
     }
 
-    /// Takes the steps that most tasks take; `None` for each of which more must be known, where nothing was done.
-    pub(super) async fn finish(&self, steps: &[&Step<'_>], now: Timestamp) -> Result<Vec<Option<Outcome>>> {
-        let mut args = self.told(now, 2 + steps.len() * 6);
+    /// Settles what is usual; `None` for each of which more must be known, where nothing was done.
+    pub(super) async fn settle_usual(
+        &self,
+        settlings: &[&Settling<'_>],
+        now: Timestamp,
+    ) -> Result<Vec<Option<Outcome>>> {
+        let mut args = self.told(now, 2 + settlings.len() * 6);
         let numbers = [self.ttl_ms().to_string(), self.options.feed_bound.max(1).to_string()];
         args.extend(numbers.into_iter().map(|number| Cow::Owned(number.into_bytes())));
-        for step in steps {
-            let Step { tag, named, meta, data } = step;
+        for settling in settlings {
+            let Settling { tag, named, meta, data } = settling;
             let Named { number, delivery_tag, id } = named;
             args.extend([tag, number, delivery_tag, id, &**meta, data].map(text));
         }
-        let answer = self.link.run(&script::FINISH, &args).await?;
+        let answer = self.link.run(&script::SETTLE, &args).await?;
         let answers = items(&answer);
-        if answers.len() != steps.len() {
+        if answers.len() != settlings.len() {
             return Err(self.link.unexpected("commit"));
         }
         let outcome = |answer: &Value| match value::integer(answer) {
             0 => Some(Outcome::Lost),
-            1 => Some(Outcome::Committed { ready: Vec::new(), duplicates: Vec::new() }),
+            1 => Some(committed()),
             _ => None,
         };
         Ok(answers.iter().map(outcome).collect())
@@ -106,9 +110,9 @@ fn text(text: &str) -> Cow<'_, [u8]> {
     Cow::Borrowed(text.as_bytes())
 }
 
-/// A step that most tasks take: that it is begun, or that it ends, acknowledged, with a result of SUCCESS and the end of its
-/// log.
-pub(super) struct Step<'t> {
+/// What a reservation most often comes to: its task is begun, or it is acknowledged, with a result of SUCCESS and the end of
+/// the log.
+pub(super) struct Settling<'t> {
     tag: &'t str,
     named: Named<'t>,
     /// Nothing where it begins.
@@ -116,7 +120,7 @@ pub(super) struct Step<'t> {
     data: &'t str,
 }
 
-impl<'t> Step<'t> {
+impl<'t> Settling<'t> {
     /// The transaction, if it is just that.
     pub(super) fn of(transaction: &'t Transaction) -> Result<Option<Self>> {
         let Transaction { fence: Some(Fence { tag, then }), publish, record } = transaction else {

@@ -1,4 +1,5 @@
--- Ends tasks as most end: acknowledged, with a result of SUCCESS and the end of their logs. And notes that they are begun.
+-- Settles reservations as most are: acknowledged, with a result of SUCCESS and the end of the log. And notes that their tasks
+-- are begun.
 --
 -- ARGV[4]  TTL of results in milliseconds, 0 for none      ARGV[5]  batches kept in the feed
 -- ARGV[6…] for each: reservation; number of the task, delivery tag and id, as the reservation names them; meta and data of
