@@ -410,7 +410,7 @@ async fn a_replica_takes_over() {
         master.signal(how);
         scene.release();
         scene.clients = Some(Clients::start(&scene.client).await);
-        until("the replica is the master", async || replica.command(&["ROLE"]).contains("master")).await;
+        until("the replica is the master", async || replica.is_master()).await;
         let good = Instant::now();
         scene.goes_on(&format!("failover after SIG{how}"), &replica, good).await;
         master.signal("CONT");

@@ -129,6 +129,11 @@ impl RedisServer {
         }
     }
 
+    /// Whether it is a master by now. A Sentinel that makes it one ends the connections that are open then, ours too.
+    pub(crate) fn is_master(&self) -> bool {
+        self.ask(&["ROLE"]).is_some_and(|answer| answer.contains("master"))
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: &str) {
         let Some(process) = &self.process else { return };
