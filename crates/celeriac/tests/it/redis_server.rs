@@ -156,14 +156,17 @@ impl RedisServer {
         assert!(self.is_up().await, "the server starts again");
     }
 
-    /// Whether it answers, once it had time to start.
+    /// Whether it answers, and no other in its place, once it had time to start.
     async fn is_up(&mut self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some()) {
                 return false;
             }
-            if self.ask(&["PING"]).is_some_and(|answer| answer.starts_with("+PONG")) {
+            // By its number: on a port that another has, that one answers before this one has ended.
+            let number = self.process.as_ref().map(|process| format!("process_id:{}\r\n", process.id()));
+            let answer = self.ask(&["INFO", "server"]);
+            if number.is_some_and(|number| answer.is_some_and(|answer| answer.contains(&number))) {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -248,4 +251,13 @@ fn spawn(port: u16, folder: &TempDir, options: &[String]) -> Child {
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
     command.arg(folder.path()).args(options);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("redis-server is installed")
+}
+
+#[tokio::test]
+async fn another_server_is_not_taken_for_this_one() {
+    let other = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let process = Some(spawn(other.port, &folder, &[]));
+    let mut late = RedisServer { port: other.port, folder, options: Vec::new(), process };
+    assert!(!late.is_up().await);
 }
