@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::keys::STEPS;
 use super::pack::Pack;
 use super::transact::{id_in, lease_end};
+use super::unheard::UnderWay;
 use super::value::{self, into_items, items, seconds_held};
 use super::{RedisStore, script};
 use crate::broker::{
@@ -265,6 +266,8 @@ impl RedisStore {
     }
 
     async fn take_once(&self, request: &Reserve) -> Result<Vec<Delivery>> {
+        let call = UnderWay::enter(&self.reserving);
+        let request = &*call.apart(request);
         let now = self.now();
         let queues = self.turns.in_order(&request.queues);
         let limit = request.limit.min(RESERVED_MAX);

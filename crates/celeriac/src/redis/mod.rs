@@ -113,6 +113,8 @@ pub struct RedisStore {
     emptied: AtomicBool,
     /// So many reservations more go by all the rules at once.
     by_rules: AtomicU32,
+    /// So many reservations are under way.
+    reserving: AtomicU32,
     declared: Declared,
     consumed: Declared,
     unheard: Unheard,
@@ -145,7 +147,7 @@ impl RedisStore {
         let mailbox = Mailbox::new(link.clone(), clock.clone());
         let (turns, declared, consumed) = (Turns::default(), Declared::default(), Declared::default());
         let (unheard, sought) = (Unheard::default(), Sought::default());
-        let (emptied, by_rules) = (AtomicBool::new(false), AtomicU32::new(0));
+        let (emptied, by_rules, reserving) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
         Ok(Arc::new_cyclic(|me| {
             let me = me.clone();
             Self {
@@ -156,6 +158,7 @@ impl RedisStore {
                 turns,
                 emptied,
                 by_rules,
+                reserving,
                 declared,
                 consumed,
                 unheard,

@@ -4,7 +4,10 @@
 //! but who knows that a call of his may have been carried out need not wait for that: he hands back what it took before he
 //! reserves more.
 
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::pack::Pack;
 use super::transact::lease_end;
@@ -39,6 +42,36 @@ impl Unheard {
 
     fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A call that reserves, among those under way.
+pub(super) struct UnderWay<'a> {
+    all: &'a AtomicU32,
+    before: u32,
+}
+
+impl<'a> UnderWay<'a> {
+    pub(super) fn enter(all: &'a AtomicU32) -> Self {
+        Self { before: all.fetch_add(1, Ordering::Relaxed), all }
+    }
+
+    /// With another end of its leases than those that are under way have, which may have been made in the very same
+    /// microsecond: should its answer be lost, only what it took is to be handed back. Each has two ends.
+    pub(super) fn apart<'r>(&self, request: &'r Reserve) -> Cow<'r, Reserve> {
+        match self.before {
+            0 => Cow::Borrowed(request),
+            before => {
+                let lease = request.lease.saturating_sub(Duration::from_micros(2 * u64::from(before)));
+                Cow::Owned(Reserve { lease, ..request.clone() })
+            }
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

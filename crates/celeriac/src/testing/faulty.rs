@@ -51,6 +51,11 @@ pub enum Fault {
         /// How often it yields before the call.
         yields: u32,
     },
+    /// It happens, and succeeds once other tasks had a chance to run, this many times.
+    ReplyLate {
+        /// How often it yields after the call.
+        yields: u32,
+    },
 }
 
 /// Which calls fail, and a record of those made; shared by all parts of a store and by the test. Cheap to clone.
@@ -166,12 +171,21 @@ impl FaultPlan {
                 Err(Error::unavailable(method, Injected("after it happened")))
             }
             Some(Fault::Late { yields }) => {
-                for _ in 0..yields {
-                    tokio::task::yield_now().await;
-                }
+                let_others_run(yields).await;
                 call.await
             }
+            Some(Fault::ReplyLate { yields }) => {
+                let answer = call.await;
+                let_others_run(yields).await;
+                answer
+            }
         }
+    }
+}
+
+async fn let_others_run(times: u32) {
+    for _ in 0..times {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -7,11 +7,14 @@
 //! ```
 //!
 //! While some are sent on their way the next are being reserved, in halves of what there is room for: neither the store
-//! nor the tasks wait for the other.
+//! nor the tasks wait for the other. Where a call has brought many, two are under way, so that the store has the next one at
+//! hand when it is done with the first.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +28,10 @@ use crate::task::CancelSignal;
 
 /// The most that one call reserves, whatever the number of free slots.
 const RESERVE_MAX: usize = 512;
+/// Where one call brings so many, there are more, and another one is made beside the next.
+const BACKLOG: usize = 32;
+/// Calls under way at once.
+const CALLS_MAX: usize = 2;
 /// How long one call waits; the loop goes on at once.
 const RESERVE_WAIT: Duration = Duration::from_secs(5);
 const STORE_AWAY_PAUSE: Duration = Duration::from_millis(500);
@@ -61,17 +68,90 @@ struct Reserved {
     slots: Option<OwnedSemaphorePermit>,
 }
 
+impl Reserved {
+    /// What was reserved for `slots`.
+    fn of(shared: &Shared, deliveries: Vec<Delivery>, mut slots: OwnedSemaphorePermit) -> Self {
+        // The others are free again at once.
+        let slots = slots.split(deliveries.len());
+        let held = |delivery: Delivery| {
+            let signal = shared.held.insert(delivery.tag.clone());
+            (delivery, signal)
+        };
+        Self { deliveries: deliveries.into_iter().map(held).collect(), slots }
+    }
+}
+
+/// What came of a call.
+enum Fetched {
+    Some(Reserved),
+    /// There was nothing, for one that does not wait.
+    Nothing,
+    /// The worker stops.
+    Stopped,
+}
+
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut queues = shared.queues.subscribe();
     // Once: what cannot be had of remote control keeps no task from running, and is asked for again there.
     revocation::learn(&shared).await;
+    let queues = shared.queues.subscribe();
+    // One that waits, and at times one that does not. None is dropped: what it has reserved nobody would know of.
+    let mut calls = FuturesUnordered::new();
+    calls.push(fetch(&shared, queues.clone(), None));
     let mut reserved = None;
     loop {
-        let (next, ()) = tokio::join!(reserve_next(&shared, &mut queues), dispatch_all(&shared, reserved));
-        if next.is_none() {
-            return;
+        let (called, ()) = tokio::join!(calls.next(), dispatch_all(&shared, reserved.take()));
+        let Some((waited, fetched)) = called else { return };
+        if waited && !matches!(fetched, Fetched::Stopped) {
+            calls.push(fetch(&shared, queues.clone(), None));
         }
-        reserved = next;
+        let Fetched::Some(next) = fetched else { continue };
+        if next.deliveries.len() >= BACKLOG
+            && calls.len() < CALLS_MAX
+            && let Some(slots) = shared.slots.take_at_once(BACKLOG, most(&shared))
+        {
+            calls.push(fetch(&shared, queues.clone(), Some(slots)));
+        }
+        reserved = Some(next);
+    }
+}
+
+/// Reserves: for the slots at hand what is there, and without them as soon as there is a slot and something to reserve. Says
+/// too which of the two it was: whether it waited.
+async fn fetch(
+    shared: &Shared,
+    mut queues: watch::Receiver<Vec<QueueName>>,
+    slots: Option<OwnedSemaphorePermit>,
+) -> (bool, Fetched) {
+    let Some(slots) = slots else {
+        let reserved = reserve_next(shared, &mut queues).await;
+        return (true, reserved.map_or(Fetched::Stopped, Fetched::Some));
+    };
+    let request = request(shared, queues.borrow_and_update().clone(), &slots, Duration::ZERO);
+    let fetched = match shared.app.store().broker.reserve(&request).await {
+        Ok(deliveries) if deliveries.is_empty() => Fetched::Nothing,
+        Ok(deliveries) => Fetched::Some(Reserved::of(shared, deliveries, slots)),
+        // The one that waits meets the same, and says so.
+        Err(error) => {
+            tracing::debug!(%error, "cannot reserve more");
+            Fetched::Nothing
+        }
+    };
+    (false, fetched)
+}
+
+/// How many one call reserves.
+fn most(shared: &Shared) -> usize {
+    RESERVE_MAX.min(shared.slots.half())
+}
+
+fn request(shared: &Shared, queues: Vec<QueueName>, slots: &OwnedSemaphorePermit, wait: Duration) -> Reserve {
+    Reserve {
+        worker: shared.worker.clone(),
+        queues,
+        limit: slots.num_permits(),
+        lease: shared.app.config().visibility_timeout,
+        wait,
+        stop: shared.recall.token(),
     }
 }
 
@@ -80,21 +160,14 @@ async fn reserve_next(shared: &Shared, queues: &mut watch::Receiver<Vec<QueueNam
     loop {
         // Before what it is to end is looked at: a change from here on is heard.
         let stop = shared.recall.token();
-        let most = RESERVE_MAX.min(shared.slots.half());
-        let Some(mut slots) = shared.slots.take(most, &stop).await else {
+        let Some(slots) = shared.slots.take(most(shared), &stop).await else {
             if shared.stopping.is_cancelled() {
                 return None;
             }
             continue;
         };
-        let request = Reserve {
-            worker: shared.worker.clone(),
-            queues: queues.borrow_and_update().clone(),
-            limit: slots.num_permits(),
-            lease: shared.app.config().visibility_timeout,
-            wait: RESERVE_WAIT,
-            stop,
-        };
+        let queues_now = queues.borrow_and_update().clone();
+        let request = Reserve { stop, ..request(shared, queues_now, &slots, RESERVE_WAIT) };
         if request.queues.is_empty() {
             drop(slots);
             tokio::select! {
@@ -106,13 +179,7 @@ async fn reserve_next(shared: &Shared, queues: &mut watch::Receiver<Vec<QueueNam
         match reserve(shared, &request).await {
             Ok(deliveries) if deliveries.is_empty() => {}
             Ok(deliveries) => {
-                // The others are free again at once.
-                let slots = slots.split(deliveries.len());
-                let held = |delivery: Delivery| {
-                    let signal = shared.held.insert(delivery.tag.clone());
-                    (delivery, signal)
-                };
-                return Some(Reserved { deliveries: deliveries.into_iter().map(held).collect(), slots });
+                return Some(Reserved::of(shared, deliveries, slots));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot reserve, trying again");

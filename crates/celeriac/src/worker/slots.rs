@@ -122,6 +122,16 @@ impl Slots {
         }
     }
 
+    /// Takes all slots that are free, at most `most`; `None` where those are fewer than `least`.
+    pub(crate) fn take_at_once(&self, least: usize, most: usize) -> Option<OwnedSemaphorePermit> {
+        let size = self.lock();
+        let free = self.free.available_permits().min(most);
+        if free < least || size.owed > 0 {
+            return None;
+        }
+        Arc::clone(&self.free).try_acquire_many_owned(u32::try_from(free).unwrap_or(u32::MAX)).ok()
+    }
+
     /// Waits in line for one slot, for a task that was reserved before and had to wait.
     pub(crate) async fn one(&self) -> Option<OwnedSemaphorePermit> {
         loop {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use celeriac::backend::{Backend, LogRecord, Record};
-use celeriac::broker::{Broker, Reserve, Revocation, Revoke, Routed};
+use celeriac::broker::{Broker, Delivery, Reserve, Revocation, Revoke, Routed};
 use celeriac::clock::Clock;
 use celeriac::id::{QueueName, WorkerName};
 use celeriac::protocol::{Json, ResultMeta};
@@ -277,6 +277,23 @@ async fn the_parts_of_a_reservation_are_told_apart() {
         deliveries.iter().map(|held| server.command(&["ZSCORE", "celeriac:leases", held.tag.as_str()]));
     let ends: Vec<String> = ends.collect();
     assert_ne!(ends[0], ends[1]);
+}
+
+/// So are two reservations at once, be it in the same microsecond.
+#[tokio::test]
+async fn reservations_at_once_are_told_apart() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("a"), message("b")]).await.unwrap();
+    let one = Reserve { limit: 1, ..request(Duration::ZERO) };
+    let (first, second) = tokio::join!(store.reserve(&one), store.reserve(&one));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    let end = |held: &Delivery| server.command(&["ZSCORE", "celeriac:leases", held.tag.as_str()]);
+    let ends = [end(&first[0]), end(&second[0])];
+    assert_ne!(ends[0], ends[1]);
+    // None is under way any more: it has the end that it was to have, as one of the two had.
+    store.publish(vec![message("c")]).await.unwrap();
+    assert!(ends.contains(&end(&reserve(&store).await[0])), "{ends:?}");
 }
 
 /// A result that begins with something else than its state is waited for as well.

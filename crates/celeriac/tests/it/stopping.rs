@@ -1,6 +1,7 @@
 //! Runs that are stopped: by a shutdown, by a revocation, by a lost lease.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
@@ -65,6 +66,14 @@ fn stubborn(cx: BlockingContext, name: String, left: String) -> u32 {
     }
     1
 }
+
+#[celeriac::task(name = "stopping.short")]
+async fn short(runs: String) -> bool {
+    RUNS.lock().unwrap().entry(runs).or_default().fetch_add(1, Ordering::Relaxed);
+    true
+}
+
+static RUNS: LazyLock<Mutex<HashMap<String, AtomicUsize>>> = LazyLock::new(Mutex::default);
 
 async fn memory(config: Config) -> Celeriac {
     with_tasks(Celeriac::connect("memory://").await.unwrap().with_config(config))
@@ -320,4 +329,42 @@ async fn what_waits_behind_another_of_its_batch_keeps_its_lease() {
     first.stop().await;
     second.stop().await;
     each_ended_once(&app, &[again.id(), behind.id()], "SUCCESS").await;
+}
+
+/// A worker that stops in the midst of many has called for some that it has not heard of yet: they run, or go back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_called_for_when_it_stopped_is_not_left_held() {
+    const ALL: usize = 1_000;
+    let name = TaskId::random().to_string();
+    let runs = || RUNS.lock().unwrap().get(&name).map_or(0, |runs| runs.load(Ordering::Relaxed));
+    // Whichever of the calls it is, be it one of two under way.
+    for (round, late) in (1..=6).enumerate() {
+        let store = Store::of(MemoryStore::new(SystemClock::shared()));
+        let plan = FaultPlan::nth_of("reserve", late, Fault::ReplyLate { yields: 50_000 });
+        let build = async |store: Store| {
+            let builder = Celeriac::builder().store(store).config(config(LONG_LEASE));
+            builder.connect().await.unwrap().register(short)
+        };
+        let app = build(store.clone()).await;
+        let slow = build(Faulty::new(store, &plan)).await;
+        let calls: Vec<_> = (0..ALL).map(|_| short(name.clone())).collect();
+        let results = app.publish_batch(&calls).await.unwrap();
+        let worker = Running::start(slow.worker().concurrency(256));
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while plan.hits() == 0 {
+            assert!(tokio::time::Instant::now() < deadline, "call {late} is made");
+            tokio::task::yield_now().await;
+        }
+        worker.stop().await;
+        let queues = app.store().broker.queues().await.unwrap();
+        assert_eq!(queues.iter().map(|queue| queue.reserved).sum::<u64>(), 0, "{queues:?}");
+        let worker = Running::start(app.worker().concurrency(256));
+        for result in &results {
+            result.get_timeout(PATIENCE).await.unwrap();
+        }
+        worker.stop().await;
+        assert_eq!(runs(), (round + 1) * ALL);
+        let ids: Vec<TaskId> = results.iter().map(celeriac::AsyncResult::id).collect();
+        each_ended_once(&app, &ids, "SUCCESS").await;
+    }
 }
