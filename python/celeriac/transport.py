@@ -70,23 +70,23 @@ class Transport(virtual.Transport):
 
     Channel = Channel
     can_parse_url = True
-    default_port = 8787
+    default_port = 8787  # type: ignore[assignment]
     driver_type = "celeriac"
     driver_name = "celeriac"
-    connection_errors = (*virtual.Transport.connection_errors, Unavailable, OSError)
+    connection_errors = (*virtual.Transport.connection_errors, Unavailable, OSError)  # type: ignore[assignment]
     channel_errors = (*virtual.Transport.channel_errors,)
     # Each client declares for itself what it sends to.
     implements = virtual.Transport.implements.extend(asynchronous=False, exchange_type=frozenset(["direct", "topic", "fanout"]))
 
     def __init__(self, client: Any, **options: Any) -> None:
-        super().__init__(client, **options)
+        super().__init__(client, **options)  # type: ignore[no-untyped-call]
         # Made when it is first used, so that an application can be imported where its server is not.
         self._link: Link | None = None
 
     @property
     def link(self) -> Link:
         if self._link is None:
-            self._link = link_to(self.client.hostname or "")
+            self._link = link_to((self.client and self.client.hostname) or "")
         return self._link
 
     def driver_version(self) -> str:

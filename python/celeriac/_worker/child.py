@@ -243,7 +243,7 @@ class Child:
             # The task runs all the same.
             traceback.print_exc()
 
-    def _protocol_1(self, body: Any, content_type: str | None, content_encoding: str | None) -> tuple[Any, dict]:
+    def _protocol_1(self, body: Any, content_type: str | None, content_encoding: str | None) -> tuple[Any, dict[str, Any]]:
         from celery.worker.strategy import proto1_to_proto2
         from kombu.serialization import loads, prepare_accept_content
 

@@ -122,7 +122,7 @@ class Reader:
         items = self.read(item)
         return {"type": "array", "items": items} if items else {"type": "array"}
 
-    def _class(self, kind: type) -> dict[str, Any]:
+    def _class(self, kind: Any) -> dict[str, Any]:
         if issubclass(kind, enum.Enum):
             return _one_of(tuple(kind))
         model = getattr(sys.modules.get("pydantic"), "BaseModel", None)
@@ -141,7 +141,7 @@ class Reader:
             return self._once(kind, lambda: self._fields(kind, names, required)) or {"type": "object"}
         return next((dict(schema) for known, schema in _CLASSES if issubclass(kind, known)), {})
 
-    def _fields(self, kind: type, names: list[str], required: Any) -> dict[str, Any]:
+    def _fields(self, kind: Any, names: list[str], required: Any) -> dict[str, Any]:
         hints = typing.get_type_hints(kind, include_extras=True)
         schema: dict[str, Any] = {"title": kind.__name__, "type": "object"}
         schema["properties"] = {name: self.read(hints.get(name, Any)) for name in names}

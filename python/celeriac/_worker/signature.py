@@ -24,7 +24,7 @@ _TASKS_BYTES_MAX = 8 << 20
 _DEPTH_MAX = 60
 _SUMMARY_MAX = 200
 _DETAILS_MAX = 8_000
-_KINDS = {
+_KINDS: dict[inspect._ParameterKind, str] = {
     inspect.Parameter.POSITIONAL_ONLY: "positional",
     inspect.Parameter.POSITIONAL_OR_KEYWORD: "either",
     inspect.Parameter.KEYWORD_ONLY: "named",
@@ -136,7 +136,7 @@ def _hints(run: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hints_one_by_one(function: Any) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     try:
         notes = dict(function.__annotations__)
     except Exception:  # the signature has them as far as they can be told
