@@ -33,8 +33,8 @@ class Answer:
 class Serve:
     """One `celeriac serve` on a store of its own, which can be killed and started again on the same port."""
 
-    def __init__(self, folder, *options, env=None):
-        self.folder, self.options, self.env = folder, options, env or {}
+    def __init__(self, folder, *options, env=None, binary=BINARY):
+        self.folder, self.options, self.env, self.binary = folder, options, env or {}, binary
         self.port = free_port()
         self.process = None
         self.token = None
@@ -47,7 +47,7 @@ class Serve:
     def start(self):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("CELERIAC_", "CELERY_"))} | self.env
         self.process = subprocess.Popen(
-            [BINARY, "--json", "-b", f"sqlite://{self.folder}/celeriac.db", "serve",
+            [self.binary, "--json", "-b", f"sqlite://{self.folder}/celeriac.db", "serve",
              "--bind", f"127.0.0.1:{self.port}", *self.options],
             cwd=self.folder, stdout=subprocess.PIPE, stderr=open(self.folder / "serve.log", "ab"), env=env)
         said = self.process.stdout.readline()

@@ -3,10 +3,11 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import sqlite3
 
-from conftest import until
+from conftest import BINARY, until
 
 
 def children(pid):
@@ -74,6 +75,23 @@ def test_a_worker_that_dies_is_started_again_and_only_readiness_says_so(serve):
     assert server.result(task_id)["state"] == "SUCCESS"
 
 
+def test_a_worker_is_started_again_when_the_program_was_replaced(serve, tmp_path):
+    """As an upgrade does it under a server that runs."""
+    program = tmp_path / "program"
+    shutil.copy(BINARY, program)
+    server = serve("--bench-tasks", binary=program)
+    until(lambda: ready(server), "it should be ready")
+    worker = worker_of(server)
+    program.unlink()
+    program.write_text("#!/bin/false")
+    program.chmod(0o755)
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: [pid for pid in children(server.process.pid) if pid != worker], "another should have been started")
+    until(lambda: ready(server), "it should be ready again")
+    task_id = server.submit("celeriac.bench.noop", 1)
+    assert server.result(task_id)["state"] == "SUCCESS"
+
+
 def test_the_tree_ends_as_a_whole_when_told_to(serve):
     server = serve("--bench-tasks")
     until(lambda: ready(server), "it should be ready")
@@ -105,7 +123,6 @@ def test_a_task_is_revoked_over_http_and_its_stream_says_so(serve):
 
 def test_settings_that_cannot_work_are_refused(serve, tmp_path):
     import subprocess
-    from conftest import BINARY
     for options, expected in [
         (["--bind", "0.0.0.0:0"], "token"),
         (["--roles", "cook"], "cook"),

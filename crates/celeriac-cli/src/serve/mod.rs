@@ -268,7 +268,7 @@ fn command(
     }
     let broker = broker.to_owned();
     move || {
-        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        let mut command = this_program()?;
         command.args(&arguments).env("CELERIAC_BROKER_URL", &broker).stdin(Stdio::piped()).process_group(0);
         match &result_backend {
             Some(url) => command.env("CELERIAC_RESULT_BACKEND", url),
@@ -278,4 +278,18 @@ fn command(
         command.env_remove(access::TOKEN_VARIABLE);
         Ok(command)
     }
+}
+
+/// This very program, also where its file was replaced or removed since it was started: as a package's upgrade does. The
+/// worker is then as old as the server is, until both are started anew.
+fn this_program() -> std::io::Result<tokio::process::Command> {
+    const IMAGE: &str = "/proc/self/exe";
+    let path = std::env::current_exe()?;
+    if path.exists() || !std::path::Path::new(IMAGE).exists() {
+        return Ok(tokio::process::Command::new(path));
+    }
+    // It names the process that is to become the worker, which is a copy of this one until then.
+    let mut command = tokio::process::Command::new(IMAGE);
+    command.arg0(std::env::args_os().next().unwrap_or_else(|| "celeriac".into()));
+    Ok(command)
 }
