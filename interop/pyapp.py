@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from billiard.process import current_process
 from celery import Celery, Task, chain, chord, group, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
@@ -107,6 +108,7 @@ def who(self):
         "args": request.args, "kwargs": request.kwargs, "called_directly": request.called_directly,
         "is_eager": request.is_eager, "timelimit": request.timelimit, "headers": (request.headers or {}).get("x-tag"),
         "pid": os.getpid(), "redelivered": request.delivery_info["redelivered"], "stamps": request.stamps,
+        "place": getattr(current_process(), "index", None),
     }
 
 

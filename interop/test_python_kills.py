@@ -515,8 +515,11 @@ def test_a_cold_shutdown_hands_back(app, gate):
 
 def test_children_are_replaced_by_count(app):
     app.start("--max-tasks-per-child", "2", concurrency=1)
-    pids = [app.get(app.tasks.who.s())["pid"] for _ in range(6)]
+    runs = [app.get(app.tasks.who.s()) for _ in range(6)]
+    pids = [run["pid"] for run in runs]
     assert len(set(pids)) == 3 and pids == sorted(pids, key=pids.index), pids
+    # Log files are named by it. One that comes before the other has gone has the next place.
+    assert {run["place"] for run in runs} <= {0, 1}, runs
     for pid in set(pids[:4]):
         app.noted(f"worker_process_shutdown {pid}")
 

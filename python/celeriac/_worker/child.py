@@ -463,7 +463,7 @@ def _rejected(why: Any) -> bytes:
 
 
 def run(
-    worker: Worker, sock: socket.socket, number: int, parent: int, *, leaves_results: bool, pool: str
+    worker: Worker, sock: socket.socket, number: int, place: int, parent: int, *, leaves_results: bool, pool: str
 ) -> None:
     """The life of a child, from the fork on; never returns."""
     code, child = 1, None
@@ -476,7 +476,7 @@ def run(
             from .crowd import Crowd
 
             child = Crowd(worker, sock, pool)
-        _initialize(child, number)
+        _initialize(child, number, place)
         # A backend of celeriac's own hands them over by itself, and more than them.
         if leaves_results and type(child.app.backend).__module__ != "celeriac.backend":
             child.leave_results()
@@ -504,7 +504,7 @@ def run(
         os._exit(code)
 
 
-def _initialize(child: Child, number: int) -> None:
+def _initialize(child: Child, number: int, place: int) -> None:
     from billiard import process as billiard_process
     from billiard.util import _run_after_forkers
     from celery import _state, platforms, signals
@@ -520,10 +520,10 @@ def _initialize(child: Child, number: int) -> None:
     signal.signal(signal.SIGUSR1, child.soft_limit)
     _link.use(store.Supervisor(child))
     with contextlib.suppress(Exception):
-        # The name that log lines carry.
+        # The name that log lines carry, and what stands for %i in the name of a log file.
         current = billiard_process.current_process()
         current._name = f"ForkPoolWorker-{number}"
-        current.index = number - 1
+        current.index = place
         multiprocessing.current_process().name = current._name
     platforms.set_mp_process_title("celeryd", hostname=worker.hostname)
     _state._set_task_join_will_block(True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import itertools
 import json
 import os
 import select
@@ -67,12 +68,12 @@ def advise(channel: wire.Channel, worker: application.Worker) -> None:
 
 def spawned() -> None:
     """Runs a child that was spawned rather than forked: it imports the application for itself."""
-    options, number, parent, how = json.loads(sys.argv[1])
+    options, number, place, parent, how = json.loads(sys.argv[1])
     system.die_with_parent(parent)
     sock = socket.socket(fileno=os.dup(0))
     _leave_standard_input()
     os.environ["FORKED_BY_MULTIPROCESSING"] = "1"
-    child.run(application.load(options), sock, number, parent, **how)
+    child.run(application.load(options), sock, number, place, parent, **how)
 
 
 def _leave_standard_input() -> None:
@@ -92,7 +93,8 @@ class Zygote:
         self.socket = sock
         self.reader = wire.Reader()
         self.descriptors: deque[int] = deque()
-        self.children: dict[int, int] = {}
+        #: By process id the number and the place of each: the first place that was free when it came, as in Celery's pools.
+        self.children: dict[int, tuple[int, int]] = {}
         self.frozen = False
         self.complaints: set[str] = set()
         #: Which import has started a thread, where that is known.
@@ -145,8 +147,10 @@ class Zygote:
     def fork(self, number: int, descriptor: int, how: dict[str, Any]) -> None:
         """Forks a child, which talks over ``descriptor``."""
         self.signal("worker_before_create_process")
+        taken = {place for _, place in self.children.values()}
+        place = next(at for at in itertools.count() if at not in taken)
         if self.worker.options.get("start_method") == "spawn":
-            self.spawn(number, descriptor, how)
+            self.spawn(number, place, descriptor, how)
             return
         self.freeze()
         sys.stdout.flush()
@@ -161,16 +165,16 @@ class Zygote:
             self.wake_out.close()
             for other in self.descriptors:
                 os.close(other)
-            child.run(self.worker, socket.socket(fileno=descriptor), number, parent, **how)
+            child.run(self.worker, socket.socket(fileno=descriptor), number, place, parent, **how)
         os.close(descriptor)
-        self.children[pid] = number
+        self.children[pid] = number, place
         self.tell(wire.FORKED, number, {"pid": pid})
         self.complain_of_threads(before)
 
-    def spawn(self, number: int, descriptor: int, how: dict[str, Any]) -> None:
+    def spawn(self, number: int, place: int, descriptor: int, how: dict[str, Any]) -> None:
         """Starts a child from nothing, which talks over ``descriptor``."""
         # The queues were chosen here; signals that concern the worker as a whole are sent there as well, as in Celery.
-        told = json.dumps([self.worker.options, number, os.getpid(), how])
+        told = json.dumps([self.worker.options, number, place, os.getpid(), how])
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-c", _SPAWN.format(path=sys.path), told],
@@ -179,7 +183,7 @@ class Zygote:
             setsid=True,
         )
         os.close(descriptor)
-        self.children[pid] = number
+        self.children[pid] = number, place
         self.tell(wire.FORKED, number, {"pid": pid})
 
     def freeze(self) -> None:
@@ -233,7 +237,7 @@ class Zygote:
             except ChildProcessError:
                 found, status = pid, 0
             if found:
-                number = self.children.pop(pid)
+                number, _ = self.children.pop(pid)
                 self.tell(wire.EXITED, number, {"pid": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def complain(self, text: str) -> None:
