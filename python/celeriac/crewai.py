@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 #: What is told of an event, where it has it.
 _TOLD = ("crew_name", "task_name", "agent_role", "tool_name", "tool_args", "model", "finish_reason", "usage", "output", "error")
+_SEPARATE = "celeriac.crewai.separate_storage"
 #: Longer texts are for the result, not for the stream.
 _TEXT_MAX = 2_000
 #: Classes for the listener of versions without sinks, by the module of `crewai.events.types` they are in.
@@ -209,6 +211,35 @@ def durable(crew: Crew) -> Crew:
     if _task.current() is not None and hasattr(crew, "_task_output_handler"):
         crew._task_output_handler = _Outputs()
     return crew
+
+
+def separate_storage(folder: str | os.PathLike[str] | None = None) -> None:
+    """Gives each process of a worker's pool a folder of its own for what CrewAI stores: ``process-0`` and so on, in ``folder``
+    or else in what ``CREWAI_STORAGE_DIR`` names. Call it where tasks are defined.
+
+    CrewAI's files, SQLite and LanceDB, are otherwise shared by all processes. A process that is replaced leaves its folder to
+    the next one in its place. What crews remember, and flows with ``@persist``, is then known in one process only: leave this
+    out where they are to find it in any. Knowledge whose store is made while modules are imported stays where it was.
+    """
+    from celery.signals import worker_process_init
+
+    parent = folder or os.environ.get("CREWAI_STORAGE_DIR")
+    if not parent:
+        raise ValueError("separate_storage() needs a folder: name one, or set CREWAI_STORAGE_DIR")
+    # CrewAI takes what is no whole path for a name of its own, or from wherever a task happens to be.
+    parent = os.path.abspath(parent)
+
+    def separate(**_: Any) -> None:
+        from billiard.process import current_process
+
+        place = getattr(current_process(), "index", None) or 0
+        own = os.path.join(parent, f"process-{place}")
+        os.makedirs(own, exist_ok=True)
+        os.environ["CREWAI_STORAGE_DIR"] = own
+
+    # Said twice, the last one holds; Celery would keep the first.
+    worker_process_init.disconnect(dispatch_uid=_SEPARATE)
+    worker_process_init.connect(separate, weak=False, dispatch_uid=_SEPARATE)
 
 
 class _Outputs:

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import contextvars
 import json
+import os
 import sys
 import threading
 import types
 
+import billiard.process
+import celery.signals
 import pytest
 from test_fallbacks import Recorder
 
@@ -140,6 +143,27 @@ def test_a_crew_outside_of_a_task(with_sinks):
     with celeriac.crewai.stream() as usage:
         Crew(with_sinks).kickoff()
     assert usage.total == 24
+
+
+def test_processes_store_apart(tmp_path, monkeypatch):
+    signal = celery.signals.worker_process_init
+    monkeypatch.delenv("CREWAI_STORAGE_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="CREWAI_STORAGE_DIR"):
+        celeriac.crewai.separate_storage()
+    try:
+        # Of what is said twice the last holds.
+        celeriac.crewai.separate_storage("elsewhere")
+        monkeypatch.setenv("CREWAI_STORAGE_DIR", "stored")
+        celeriac.crewai.separate_storage()
+        for place in (3, 0):
+            monkeypatch.setattr(billiard.process.current_process(), "index", place, raising=False)
+            monkeypatch.setenv("CREWAI_STORAGE_DIR", "stored")
+            signal.send(sender="worker")
+            assert os.environ["CREWAI_STORAGE_DIR"] == str(tmp_path / "stored" / f"process-{place}")
+    finally:
+        signal.disconnect(dispatch_uid=celeriac.crewai._SEPARATE)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["process-0", "process-3", "stored"]
 
 
 @pytest.mark.parametrize("how", ["run", "arun"])

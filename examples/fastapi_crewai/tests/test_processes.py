@@ -1,6 +1,7 @@
 """What the processes of a worker with crews have in memory, import, and leave running."""
 
 import os
+import pathlib
 import signal
 import socket
 import threading
@@ -59,6 +60,22 @@ def test_a_child_costs_little_memory_and_no_import(newsroom):
     imports = [note for note in newsroom.notes() if note.startswith("import ")]
     assert imports == [f"import {worker.zygote()} True"], "by the zygote alone, and before all tasks"
     assert "threads are alive" not in worker.text(), "where children are forked"
+
+
+def test_each_child_stores_in_a_folder_of_its_own(newsroom):
+    worker = newsroom.start_worker("-c", str(CHILDREN))
+    crew_in_each(newsroom)
+    stored = newsroom.folder / "storage"
+    assert sorted(path.name for path in stored.iterdir()) == [f"process-{place}" for place in range(CHILDREN)]
+    files = {path.relative_to(stored).parts[0] for path in stored.rglob("*") if path.is_file()}
+    assert len(files) == CHILDREN, sorted(map(str, stored.rglob("*")))
+    # CrewAI makes the folder that all of them would share when it is imported.
+    shared = pathlib.Path(newsroom.environment["CREWAI_STORAGE_DIR"])
+    assert not [path for path in shared.rglob("*") if path.is_file()]
+    # One that comes in the place of another has its folder.
+    os.kill(worker.children()[0], signal.SIGKILL)
+    newsroom.get(newsroom.send("newsroom.article", "celeriac"))
+    assert len(list(stored.iterdir())) == CHILDREN
 
 
 @pytest.fixture

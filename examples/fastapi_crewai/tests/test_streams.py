@@ -105,12 +105,12 @@ def test_records_arrive_soon(shared):
 
 
 def noted_outputs(newsroom):
-    """What CrewAI has noted for all processes."""
-    files = pathlib.Path(newsroom.environment["CREWAI_STORAGE_DIR"]).glob("latest_kickoff_task_outputs.db")
-    for file in files:
+    """What CrewAI has noted in the folders of all processes."""
+    noted = []
+    for file in sorted(newsroom.folder.glob("storage/process-*/latest_kickoff_task_outputs.db")):
         with contextlib.closing(sqlite3.connect(file)) as database:
-            return database.execute("SELECT task_id, timestamp FROM latest_kickoff_task_outputs ORDER BY 1").fetchall()
-    return []
+            noted += database.execute("SELECT task_id, timestamp FROM latest_kickoff_task_outputs ORDER BY 1").fetchall()
+    return noted
 
 
 def test_what_crewai_keeps_for_a_replay_stays_with_the_crew(shared):
