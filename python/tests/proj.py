@@ -163,6 +163,7 @@ def heard(*_):
 @app.task
 def steps_then_wait(path):
     value = celeriac.step("slow", noting, "slow", 7)
+    note("kept")
     wait_for(path)
     return value
 
