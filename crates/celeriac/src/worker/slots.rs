@@ -224,6 +224,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_free_at_once_is_taken_where_it_is_enough() {
+        let slots = Slots::new(8);
+        assert!(slots.take_at_once(9, 100).is_none());
+        let some = slots.take_at_once(3, 5).unwrap();
+        assert_eq!(some.num_permits(), 5);
+        assert!(slots.take_at_once(4, 100).is_none(), "three are left");
+        assert_eq!(slots.take_at_once(3, 100).unwrap().num_permits(), 3);
+        // What is owed is paid by those who wait for slots.
+        assert_eq!(slots.shrink(6), 2);
+        drop(some);
+        assert!(slots.take_at_once(1, 100).is_none(), "five are free, and three of them owed");
+        assert_eq!(take(&slots).await, 2);
+    }
+
+    #[tokio::test]
     async fn who_waits_hears_of_the_stop() {
         let slots = Slots::new(1);
         let stopping = CancellationToken::new();
