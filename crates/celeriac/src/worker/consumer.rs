@@ -30,8 +30,6 @@ use crate::task::CancelSignal;
 const RESERVE_MAX: usize = 512;
 /// Where one call brings so many, there are more, and another one is made beside the next.
 const BACKLOG: usize = 32;
-/// Calls under way at once.
-const CALLS_MAX: usize = 2;
 /// How long one call waits; the loop goes on at once.
 const RESERVE_WAIT: Duration = Duration::from_secs(5);
 const STORE_AWAY_PAUSE: Duration = Duration::from_millis(500);
@@ -82,61 +80,61 @@ impl Reserved {
 }
 
 /// What came of a call.
-enum Fetched {
-    Some(Reserved),
-    /// There was nothing, for one that does not wait.
-    Nothing,
-    /// The worker stops.
-    Stopped,
+enum Called {
+    /// Of the one that waits; nothing when the worker stops.
+    Waiting(Option<Reserved>),
+    /// Of one that takes what is there, which may be nothing.
+    AtOnce(Option<Reserved>),
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
     // Once: what cannot be had of remote control keeps no task from running, and is asked for again there.
     revocation::learn(&shared).await;
     let queues = shared.queues.subscribe();
-    // One that waits, and at times one that does not. None is dropped: what it has reserved nobody would know of.
+    // One that waits, until the worker stops, and at times another. None is dropped: what it has reserved nobody would
+    // know of.
     let mut calls = FuturesUnordered::new();
-    calls.push(fetch(&shared, queues.clone(), None));
+    calls.push(call(&shared, queues.clone(), None));
     let mut reserved = None;
     loop {
         let (called, ()) = tokio::join!(calls.next(), dispatch_all(&shared, reserved.take()));
-        let Some((waited, fetched)) = called else { return };
-        if waited && !matches!(fetched, Fetched::Stopped) {
-            calls.push(fetch(&shared, queues.clone(), None));
-        }
-        let Fetched::Some(next) = fetched else { continue };
-        if next.deliveries.len() >= BACKLOG
-            && calls.len() < CALLS_MAX
+        reserved = match called {
+            None => return,
+            Some(Called::AtOnce(next) | Called::Waiting(next @ None)) => next,
+            Some(Called::Waiting(next)) => {
+                calls.push(call(&shared, queues.clone(), None));
+                next
+            }
+        };
+        let many = reserved.as_ref().is_some_and(|next| next.deliveries.len() >= BACKLOG);
+        // Beside the one that waits, and not when that has ended.
+        if many
+            && calls.len() == 1
             && let Some(slots) = shared.slots.take_at_once(BACKLOG, most(&shared))
         {
-            calls.push(fetch(&shared, queues.clone(), Some(slots)));
+            calls.push(call(&shared, queues.clone(), Some(slots)));
         }
-        reserved = Some(next);
     }
 }
 
-/// Reserves: for the slots at hand what is there, and without them as soon as there is a slot and something to reserve. Says
-/// too which of the two it was: whether it waited.
-async fn fetch(
+/// Reserves: for the slots at hand what is there, and without them as soon as there is a slot and something to reserve.
+async fn call(
     shared: &Shared,
     mut queues: watch::Receiver<Vec<QueueName>>,
     slots: Option<OwnedSemaphorePermit>,
-) -> (bool, Fetched) {
-    let Some(slots) = slots else {
-        let reserved = reserve_next(shared, &mut queues).await;
-        return (true, reserved.map_or(Fetched::Stopped, Fetched::Some));
-    };
-    let request = request(shared, queues.borrow_and_update().clone(), &slots, Duration::ZERO);
-    let fetched = match shared.app.store().broker.reserve(&request).await {
-        Ok(deliveries) if deliveries.is_empty() => Fetched::Nothing,
-        Ok(deliveries) => Fetched::Some(Reserved::of(shared, deliveries, slots)),
+) -> Called {
+    let Some(slots) = slots else { return Called::Waiting(reserve_next(shared, &mut queues).await) };
+    let queues = queues.borrow_and_update().clone();
+    let request = request(shared, queues, &slots, Duration::ZERO, shared.recall.token());
+    Called::AtOnce(match shared.app.store().broker.reserve(&request).await {
+        Ok(deliveries) if deliveries.is_empty() => None,
+        Ok(deliveries) => Some(Reserved::of(shared, deliveries, slots)),
         // The one that waits meets the same, and says so.
         Err(error) => {
             tracing::debug!(%error, "cannot reserve more");
-            Fetched::Nothing
+            None
         }
-    };
-    (false, fetched)
+    })
 }
 
 /// How many one call reserves.
@@ -144,14 +142,20 @@ fn most(shared: &Shared) -> usize {
     RESERVE_MAX.min(shared.slots.half())
 }
 
-fn request(shared: &Shared, queues: Vec<QueueName>, slots: &OwnedSemaphorePermit, wait: Duration) -> Reserve {
+fn request(
+    shared: &Shared,
+    queues: Vec<QueueName>,
+    slots: &OwnedSemaphorePermit,
+    wait: Duration,
+    stop: CancellationToken,
+) -> Reserve {
     Reserve {
         worker: shared.worker.clone(),
         queues,
         limit: slots.num_permits(),
         lease: shared.app.config().visibility_timeout,
         wait,
-        stop: shared.recall.token(),
+        stop,
     }
 }
 
@@ -167,7 +171,7 @@ async fn reserve_next(shared: &Shared, queues: &mut watch::Receiver<Vec<QueueNam
             continue;
         };
         let queues_now = queues.borrow_and_update().clone();
-        let request = Reserve { stop, ..request(shared, queues_now, &slots, RESERVE_WAIT) };
+        let request = request(shared, queues_now, &slots, RESERVE_WAIT, stop);
         if request.queues.is_empty() {
             drop(slots);
             tokio::select! {

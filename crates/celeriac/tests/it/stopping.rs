@@ -368,3 +368,30 @@ async fn what_was_called_for_when_it_stopped_is_not_left_held() {
         each_ended_once(&app, &ids, "SUCCESS").await;
     }
 }
+
+/// However many wait: when a call brings some after the stop, no other one is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_reserves_no_more() {
+    let store = Store::of(MemoryStore::new(SystemClock::shared()));
+    // The second is the one beside that which waits.
+    let plan = FaultPlan::nth_of("reserve", 2, Fault::ReplyLate { yields: 300_000 });
+    let builder = Celeriac::builder().store(Faulty::new(store, &plan)).config(config(LONG_LEASE));
+    let app = builder.connect().await.unwrap().register(short);
+    let name = TaskId::random().to_string();
+    let calls: Vec<_> = (0..20_000).map(|_| short(name.clone())).collect();
+    app.publish_batch(&calls).await.unwrap();
+    let worker = Running::start(app.worker().concurrency(256));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while plan.hits() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the second call is made");
+        tokio::task::yield_now().await;
+    }
+    let report = worker.shut_down();
+    // Long enough for the call that waits to end, and not for the other's answer.
+    for _ in 0..20_000 {
+        tokio::task::yield_now().await;
+    }
+    let made = plan.calls_of("reserve");
+    report.await;
+    assert_eq!(plan.calls_of("reserve"), made);
+}
