@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 #: What is told of an event, where it has it.
 _TOLD = ("crew_name", "task_name", "agent_role", "tool_name", "tool_args", "model", "finish_reason", "usage", "output", "error")
+#: What Celery knows the receiver of :func:`separate_storage` by.
 _SEPARATE = "celeriac.crewai.separate_storage"
 #: Longer texts are for the result, not for the stream.
 _TEXT_MAX = 2_000
