@@ -8,7 +8,7 @@ use crate::broker::{Revocation, Revoke, Routed};
 use crate::canvas::{Given, Plan, Planner, Signature, plan};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
-use crate::id::{QueueName, TaskId, WorkerName};
+use crate::id::{BatchIds, QueueName, TaskId, WorkerName};
 use crate::protocol::{self, Json, JsonMap, ResultMeta, ResultTuple};
 use crate::result::AsyncResult;
 use crate::signal::ProcessSignal;
@@ -178,7 +178,8 @@ impl Celeriac {
         Signature::<Dynamic>::from_wire(signature).apply_async(self, options).await
     }
 
-    /// Sends many calls in one write, all or none.
+    /// Sends many calls in one write, all or none. Their ids differ in the last digits alone: see
+    /// [`BatchIds`](crate::id::BatchIds).
     ///
     /// # Errors
     /// When one of the messages cannot be made, or they cannot be stored.
@@ -188,8 +189,15 @@ impl Celeriac {
     ) -> Result<Vec<AsyncResult<T::Output>>> {
         let mut transaction = Transaction::default();
         let mut results = Vec::with_capacity(signatures.len());
+        let ids = BatchIds::random();
+        let fresh = || ids.next().as_str().to_owned();
+        let planner = if signatures.len() > 1 {
+            Planner { ids: &fresh, ..self.planner_here() }
+        } else {
+            self.planner_here()
+        };
         for signature in signatures {
-            let plan = self.plan(signature.wire(), JsonMap::new())?;
+            let plan = plan(signature.wire(), Given::default(), &planner)?;
             transaction.publish.extend(plan.publish);
             transaction.record.chords.extend(plan.chords);
             results.push((plan.result, plan.children));
@@ -214,15 +222,19 @@ impl Celeriac {
     }
 
     pub(crate) fn plan(&self, signature: &protocol::Signature, options: JsonMap) -> Result<Plan> {
+        Ok(plan(signature, Given { options, ..Given::default() }, &self.planner_here())?)
+    }
+
+    /// Plans in the name of the task that runs here, if one does.
+    fn planner_here(&self) -> Planner<'_> {
         let parent = task::current();
-        let planner = Planner {
+        Planner {
             parent_id: parent.as_ref().map(|cx| cx.task_id().clone()),
             root_id: parent
                 .as_ref()
                 .map(|cx| cx.headers().root_id.as_deref().map_or_else(|| cx.task_id().clone(), TaskId::from)),
             ..self.planner()
-        };
-        Ok(plan(signature, Given { options, ..Given::default() }, &planner)?)
+        }
     }
 
     /// Plans in the name of nobody.

@@ -9,13 +9,13 @@ use futures_util::future::BoxFuture;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::known::{log_entry, state_in};
+use super::known::{Known, log_entry, state_in};
 use super::pack::Pack;
 use super::value::{self, items, micros};
 use super::{RedisStore, script};
 use crate::backend::{Backend, ChordPart, FeedRecord, LogPage, ReadyChord, Record, Recorded, Watch};
 use crate::clock::Timestamp;
-use crate::id::{GroupId, TaskId};
+use crate::id::{BatchIds, GroupId, TaskId};
 use crate::protocol::{Json, Message, ResultMeta, ResultTuple};
 use crate::state::State;
 use crate::store::{Error, Outcome, Result, Transaction};
@@ -376,7 +376,13 @@ impl RedisStore {
         let trimmed = value::count(trimmed);
         let only = value::bytes(only).map(<[u8]>::to_vec);
         let length = if only.is_some() { 1 } else { value::count(length) };
-        Ok(LogEnd { trimmed, last: trimmed + length, known: value::bytes(number).is_some(), only })
+        let mut known = value::bytes(number).is_some();
+        if !known && BatchIds::may_have_made(task_id) {
+            // It may have no record of its own yet.
+            known =
+                self.look_at(std::slice::from_ref(task_id), self.now()).await?.iter().any(Known::is_known);
+        }
+        Ok(LogEnd { trimmed, last: trimmed + length, known, only })
     }
 
     /// Whether a final state is stored.

@@ -120,6 +120,11 @@ impl Known {
         self.text(field).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
+    /// Whether anything is known of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.fields.contains_key(b"n".as_slice())
+    }
+
     /// Whether a message was ever published under the id; otherwise only a result was stored.
     fn has_message(&self) -> bool {
         self.fields.contains_key(b"u".as_slice())

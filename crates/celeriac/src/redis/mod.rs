@@ -8,9 +8,11 @@
 //! Every move is one Lua script, and one script may carry out many moves: the rules are in `lua/prelude.lua`, once, and
 //! the scripts around it take their orders as a flat list of arguments. The modules here write those lists and read the
 //! answers. What most tasks are, sent once, taken once and ended well, has three short scripts that do without the rules:
-//! `usual`. `link` is the way to the server, `line` keeps a connection up, `doorbell` wakes those who wait.
+//! `usual`. Messages that are sent at once and are alike are pushed by the command for that, and share a record until each is
+//! taken: `bulk`. `link` is the way to the server, `line` keeps a connection up, `doorbell` wakes those who wait.
 //!
-//! **Invariant:** an envelope is on a list, in `unacked` or in `celeriac:messages`; moving it is one script.
+//! **Invariant:** an envelope is on a list, in `unacked` or in `celeriac:messages`; moving it is one script, and
+//! pushing a batch one transaction.
 //! **Invariant:** nothing that was taken off a list exists only in an answer: reserving writes `unacked` and the lease.
 //! **Invariant:** what is known of a task is derived from the message where a Python producer wrote it.
 //! **Absent on purpose:** blocking pops, transactions with WATCH, Redis's own idea of the time, and key expiry where a
@@ -19,6 +21,7 @@
 mod address;
 mod backend;
 mod broker;
+mod bulk;
 mod catalog;
 mod connect;
 mod control;

@@ -16,15 +16,17 @@ static RIGHTS: LazyLock<Script> =
 
 /// The commands on keys and channels, each in a form that changes nothing of account: `K` is a key of this check's own,
 /// which holds a text meanwhile, so that most of these only find it to be of another type.
-const COMMANDS: [&str; 44] = [
+const COMMANDS: [&str; 47] = [
     "SET K x PX 1000",
     "EXISTS K",
     "GET K",
+    "GETBIT K 0",
     "GETRANGE K 0 1",
     "HDEL K x",
     "HEXISTS K x",
     "HGET K x",
     "HGETALL K",
+    "HINCRBY K x 1",
     "HLEN K",
     "HMGET K x",
     "HSCAN K 0",
@@ -43,6 +45,7 @@ const COMMANDS: [&str; 44] = [
     "RPOP K",
     "RPUSH K x",
     "SADD K x",
+    "SETBIT K 0 0",
     "SMEMBERS K",
     "SREM K x",
     "TYPE K",

@@ -15,12 +15,17 @@ pub(crate) struct Script {
 impl Script {
     /// A script of the rules and `body`.
     pub(super) fn new(name: &'static str, body: &str) -> Self {
-        Self::plain(name, &[BASICS, PRELUDE, body].concat())
+        Self::plain(name, &[BASICS, BATCH, PRELUDE, body].concat())
     }
 
     /// A script of `body` that needs no rules.
     fn usual(name: &'static str, body: &str) -> Self {
         Self::plain(name, &[BASICS, body].concat())
+    }
+
+    /// The same of one that knows batches.
+    fn usual_of_batches(name: &'static str, body: &str) -> Self {
+        Self::plain(name, &[BASICS, BATCH, body].concat())
     }
 
     /// A script of `text` alone.
@@ -53,6 +58,7 @@ impl Script {
 }
 
 const BASICS: &str = include_str!("lua/basics.lua");
+const BATCH: &str = include_str!("lua/batch.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 
 macro_rules! scripts {
@@ -63,10 +69,12 @@ macro_rules! scripts {
 }
 
 pub(super) static PUBLISH: LazyLock<Script> =
-    LazyLock::new(|| Script::usual("publish", include_str!("lua/publish.lua")));
+    LazyLock::new(|| Script::usual_of_batches("publish", include_str!("lua/publish.lua")));
+pub(super) static BULK: LazyLock<Script> =
+    LazyLock::new(|| Script::usual_of_batches("publish", include_str!("lua/bulk.lua")));
 // Where an answer is lost, what was reserved is handed back first: UNHEARD.
 pub(super) static TAKE: LazyLock<Script> =
-    LazyLock::new(|| Script::usual("reserve", include_str!("lua/take.lua")));
+    LazyLock::new(|| Script::usual_of_batches("reserve", include_str!("lua/take.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
     LazyLock::new(|| Script::usual("commit", include_str!("lua/settle.lua")));
 

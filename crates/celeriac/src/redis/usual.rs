@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use redis::Value;
 
+use super::bulk::Batch;
 use super::transact::{check_size, committed, envelope_of, id_in, lease_end};
 use super::value::{self, into_items, items, seconds_held};
 use super::{RedisStore, script};
@@ -30,7 +31,13 @@ impl RedisStore {
         let alone =
             results.is_empty() && chords.is_empty() && parts.is_empty() && steps.is_empty() && log.is_empty();
         let usual = |routed: &Routed| routed.priority == 0 && routed.due.is_none_or(|due| due <= now);
-        if !alone || !(1..=PUBLISHED_MAX).contains(&publish.len()) || !publish.iter().all(usual) {
+        if !alone || publish.is_empty() || !publish.iter().all(usual) {
+            return Ok(false);
+        }
+        if let Some(batch) = Batch::of(publish) {
+            return self.publish_batch(&batch, now).await;
+        }
+        if publish.len() > PUBLISHED_MAX {
             return Ok(false);
         }
         let mut args = self.told(now, publish.len() * 6);

@@ -18,6 +18,7 @@ mod protocol_control;
 mod protocol_hostile;
 mod proxy;
 mod redis;
+mod redis_batches;
 mod redis_chords;
 mod redis_faults;
 mod redis_keys;

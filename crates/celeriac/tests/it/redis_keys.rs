@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use celeriac::backend::{Backend, LogRecord, NewChord, Record, StepRecord};
-use celeriac::broker::{Broker, Revoke, Routed};
+use celeriac::broker::{Broker, Reserve, Revoke, Routed};
 use celeriac::clock::{Clock, after};
 use celeriac::control::{Command, Control, Reply, WorkerCard};
 use celeriac::id::{GroupId, QueueName, WorkerName};
 use celeriac::protocol::{Json, ResultMeta};
 use celeriac::store::{Then, Transact, Transaction};
+use celeriac::testing::conformance::batch_of;
 use celeriac::worker::Report;
 use celeriac::{State, TaskId};
 
-use crate::redis::{LEASE, envelope, finish, message, open, reserve};
+use crate::redis::{LEASE, envelope, finish, message, open, request, reserve};
 use crate::redis_chords::part;
 use crate::redis_server::RedisServer;
 
@@ -78,6 +79,13 @@ async fn every_key_is_in_the_table_and_bounded() {
     let server = RedisServer::start().await;
     let (store, clock) = open(&server).await;
     let (rows, mut seen) = (Row::all(), BTreeSet::new());
+
+    // A batch of which one runs.
+    store.publish(batch_of(20, "t", "q")).await.unwrap();
+    let one = store.reserve(&Reserve { limit: 1, ..request(Duration::ZERO) }).await.unwrap().remove(0);
+    check(&server, &rows, &mut seen);
+    finish(&store, &one).await;
+    store.purge(&QueueName::from("q")).await.unwrap();
 
     // Tasks that wait, for a worker and for their time, and what is told of them.
     let later = Some(clock.now() + Duration::from_secs(3_600));

@@ -5,6 +5,16 @@
 
 local order = cmsgpack.unpack(ARGV[4])
 local after, limit = order[1], order[2]
+-- The id of the task that has, or had, a number.
+local function id_of(n)
+  local entry = call('XRANGE', TASKS, n .. '-0', '+', 'COUNT', 1)[1]
+  if not entry then return end
+  local last, what = match(entry[1], '^%d+'), entry[2]
+  if what[1] ~= 'b' then return last == n and what[2] end
+  local place = tonumber(what[4]) - 1 - (tonumber(last) - tonumber(n))
+  return place >= 0 and id_in(what[2], place)
+end
+
 local found = {}
 local from = string.format('%.0f', math.floor(after / 1000))
 while #found < limit do
@@ -15,8 +25,7 @@ while #found < limit do
       local number = batch * 1000 + (at - 1) / 2
       if number > after and #found < limit then
         local n, position = entry[2][at], entry[2][at + 1]
-        local task = call('XRANGE', TASKS, n .. '-0', n .. '-0')[1]
-        local id = task and task[2][2]
+        local id = id_of(n)
         local record = id and look(id)
         if record and record.n == n then
           local line = position == '1' and record.E

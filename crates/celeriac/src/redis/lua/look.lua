@@ -12,9 +12,27 @@ local PAGE, AHEAD_MAX = 200, 10000
 local numbers = {}
 if not ids then
   ids = {}
+  local older_than = before and tonumber(before) or math.huge
+  local function list(id, n)
+    ids[#ids + 1] = id
+    numbers[#ids] = n
+  end
+  local function list_entry(entry)
+    local last, what = match(entry[1], '^%d+'), entry[2]
+    if what[1] ~= 'b' then return list(what[2], last) end
+    local first = tonumber(last) - (tonumber(what[4]) - 1)
+    for place = math.min(tonumber(what[4]), older_than - first) - 1, 0, -1 do
+      if #ids == count then return end
+      local id, n = id_in(what[2], place), string.format('%.0f', first + place)
+      -- One that was forgotten has left the order, and its entry stays for the others.
+      if look(id).n == n then list(id, n) end
+    end
+  end
+  -- A batch has its entry under the number of its last.
+  local across = before and call('XRANGE', TASKS, before .. '-0', '+', 'COUNT', 1)[1]
+  if across and across[2][1] == 'b' then list_entry(across) end
   for _, entry in ipairs(call('XREVRANGE', TASKS, before and ('(' .. before .. '-0') or '+', '-', 'COUNT', count)) do
-    ids[#ids + 1] = entry[2][2]
-    numbers[#ids] = match(entry[1], '^%d+')
+    if #ids < count then list_entry(entry) end
   end
 end
 local answers = {}

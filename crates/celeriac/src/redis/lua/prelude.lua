@@ -2,7 +2,8 @@
 -- packed with msgpack; only those for what is usual (`publish`, `take`, `settle`) do without these rules, and leave alone
 -- what they would be needed for.
 --
--- The record of a task is a small hash; a field that is absent is false, zero or empty:
+-- The record of a task is a small hash, or, while it waits with others of its batch, theirs: see `batch.lua`. A field that is
+-- absent is false, zero or empty:
 --   n  its number in the order of acceptance       o  its place in line, where that is not n
 --   k  its name        q  its queue                p  its priority     j  its tags, a JSON array
 --   u  when it was published; absent where only a result was stored     a  when it was accepted first, where not u
@@ -41,6 +42,8 @@ local DUE_MAX = 500
 -- Records.
 local records = {}
 local task_keys = {}
+-- Those that have none of their own yet: see `batch.lua`.
+local brief = {}
 
 local function look(id)
   local record = records[id]
@@ -49,13 +52,28 @@ local function look(id)
   local flat = call('HGETALL', key)
   record = {}
   for at = 1, #flat, 2 do record[flat[at]] = flat[at + 1] end
+  if not flat[1] then
+    local batch, place = batch_of(id)
+    if batch and call('GETBIT', batch.bits, place) == 0 then
+      record = {n = number_in(batch, place), k = batch.k, q = batch.q, u = batch.u}
+      brief[id] = true
+    end
+  end
   records[id] = record
   task_keys[id] = key
   return record
 end
 
+-- Gives a task a record of its own that had that of its batch.
+local function own_record(id, record)
+  brief[id] = nil
+  had_record(batch_of(id))
+  call('HSET', task_keys[id], 'n', record.n, 'k', record.k, 'q', record.q, 'u', record.u)
+end
+
 -- Changes a record: `changes` has fields and values by turns; false clears a field.
 local function change(id, record, changes)
+  if brief[id] then own_record(id, record) end
   local sets, clears = {}, nil
   for at = 1, #changes, 2 do
     local field, value = changes[at], changes[at + 1]
@@ -105,9 +123,21 @@ local function is_live(record) return record.u ~= nil and record.f ~= 's' end
 local function place_of(record) return tonumber(record.o or record.n) end
 local function priority_of(record) return tonumber(record.p or '0') end
 
+-- Takes a task out of the order of acceptance, where it has this number.
+local function leave(id, n)
+  local batch, place = batch_of(id)
+  if not batch or number_in(batch, place) ~= n then
+    call('XDEL', TASKS, n .. '-0')
+  elseif call('HINCRBY', batch.key, 'g', '1') == batch.count then
+    call('XDEL', TASKS, number_in(batch, batch.count - 1) .. '-0')
+    call('DEL', batch.key, batch.bits)
+    batches[batch.front] = false
+  end
+end
+
 -- The same as `enter` for one that may have a number already.
 local function introduce(id, record)
-  if record.n then call('XDEL', TASKS, record.n .. '-0') end
+  if record.n then leave(id, record.n) end
   record.n = enter(id)
   return record.n
 end

@@ -8,7 +8,7 @@
 local keys, seen, lists, queues = {UNEVEN}, {}, {}, {}
 for at = 4, #ARGV, 6 do
   local id = ARGV[at]
-  if seen[id] then return 0 end
+  if seen[id] or batch_of(id) then return 0 end
   seen[id] = true
   keys[#keys + 1] = OWN .. 't:' .. id
   keys[#keys + 1] = R .. 'celery-task-meta-' .. id

@@ -68,6 +68,7 @@ local function prepare(element, id, task, delivery_tag, entry, queue, priority)
   if taken[id] == delivery_tag then return false end
   records[id] = nil
   local record = look(id)
+  if brief[id] then own_record(id, record) end
   if not record.u then
     -- A Python producer's.
     change(id, record, {'n', introduce(id, record), 'k', task, 'q', queue,

@@ -25,7 +25,7 @@ local function forget(id)
     return
   end
   call('DEL', OWN .. 't:' .. id, OWN .. 'a:' .. id)
-  call('XDEL', TASKS, record.n .. '-0')
+  leave(id, record.n)
   kept[id] = false
   records[id] = {}
 end
@@ -51,7 +51,36 @@ end
 
 local from = call('GET', SWEPT) or '0'
 local looked, wrapped = 0, from == '0'
-while looked < look_max and forgotten < limit do
+local function is_enough() return looked >= look_max or forgotten >= limit end
+
+-- Says whether it was known.
+local function sweep_one(id)
+  local record = look(id)
+  looked = looked + 1
+  if not is_known(record) then return false end
+  if was_taken(id, record) then
+    change(id, record, {'f', 's', 'z', record.z or now_text})
+  elseif not is_live(record) and record.z and tonumber(record.z) < done_before then
+    if not has_message(record) or record.f == 's' then forget(id) end
+  end
+  return true
+end
+
+-- Those of a batch that come after `from`. It leaves the order when the last of them does.
+local function sweep_batch(entry, front, last, count)
+  if not batch_named(front) then
+    call('XDEL', TASKS, entry)
+    from = string.format('%.0f', last)
+    return
+  end
+  for n = math.max(last - count, tonumber(from)) + 1, last do
+    if is_enough() then return end
+    sweep_one(id_in(front, n - (last - count) - 1))
+    from = string.format('%.0f', n)
+  end
+end
+
+while not is_enough() do
   local entries = call('XRANGE', TASKS, '(' .. from .. '-0', '+', 'COUNT', 100)
   if #entries == 0 then
     from = '0'
@@ -59,17 +88,13 @@ while looked < look_max and forgotten < limit do
     wrapped = true
   end
   for _, entry in ipairs(entries) do
-    if forgotten == limit then break end
-    local id = entry[2][2]
-    local record = look(id)
-    looked = looked + 1
-    from = match(entry[1], '^%d+')
-    if not is_known(record) then
-      call('XDEL', TASKS, entry[1])
-    elseif was_taken(id, record) then
-      change(id, record, {'f', 's', 'z', record.z or now_text})
-    elseif not is_live(record) and record.z and tonumber(record.z) < done_before then
-      if not has_message(record) or record.f == 's' then forget(id) end
+    if is_enough() then break end
+    local last, what = match(entry[1], '^%d+'), entry[2]
+    if what[1] == 'b' then
+      sweep_batch(entry[1], what[2], tonumber(last), tonumber(what[4]))
+    else
+      if not sweep_one(what[2]) then call('XDEL', TASKS, entry[1]) end
+      from = last
     end
   end
 end

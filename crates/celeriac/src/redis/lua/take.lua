@@ -62,18 +62,24 @@ local function take(queue, elements)
     if not id_end then return place - 1 end
     local id, delivery_tag = sub(element, id_start + 1, id_end - 1), sub(element, -39, -4)
     if id == '' or find(id, '\\', 1, true) or find(delivery_tag, '["\\]') then return place - 1 end
-    local key = OWN .. 't:' .. id
-    local fields = call('HMGET', key, 'n', 'q')
-    local n = fields[1]
-    -- One of ours that was never reserved has these, its name and when it was published, and nothing else.
-    if n then
-      if fields[2] ~= queue or call('HLEN', key) ~= 4 then return place - 1 end
-      call('HSET', key, 'f', 'r', 'w', holding)
+    local key, n = OWN .. 't:' .. id, nil
+    local batch, place_there = batch_of(id)
+    if batch and batch.q == queue and not had_record(batch, place_there) then
+      n = number_in(batch, place_there)
+      call('HSET', key, 'n', n, 'k', batch.k, 'q', queue, 'u', batch.u, 'f', 'r', 'w', holding)
     else
-      local task = match(element, '^[^"\\]*", "task": "([^"\\]*)", "id": "', body_end + front_length)
-      if not task or call('EXISTS', key) == 1 then return place - 1 end
-      n = enter(id)
-      call('HSET', key, 'n', n, 'k', task, 'q', queue, 'u', now_text, 'f', 'r', 'w', holding)
+      local fields = call('HMGET', key, 'n', 'q')
+      n = fields[1]
+      -- One of ours that was never reserved has these, its name and when it was published, and nothing else.
+      if n then
+        if fields[2] ~= queue or call('HLEN', key) ~= 4 then return place - 1 end
+        call('HSET', key, 'f', 'r', 'w', holding)
+      else
+        local task = match(element, '^[^"\\]*", "task": "([^"\\]*)", "id": "', body_end + front_length)
+        if not task or call('EXISTS', key) == 1 then return place - 1 end
+        n = enter(id)
+        call('HSET', key, 'n', n, 'k', task, 'q', queue, 'u', now_text, 'f', 'r', 'w', holding)
+      end
     end
     local tag = token .. '.' .. n .. ':36:' .. delivery_tag .. id
     local two, three = 2 * count, 3 * count

@@ -28,7 +28,7 @@ pub async fn random_lists_agree_with_a_model(store: &Store, clock: &ManualClock)
     // Shown when the case fails.
     println!("{SEED}={seed}");
     let atomic = store.transact.is_atomic();
-    let mut model = Model { random: fastrand::Rng::with_seed(seed), atomic, tasks: Vec::new() };
+    let mut model = Model { random: fastrand::Rng::with_seed(seed), atomic, made: 0, tasks: Vec::new() };
     for n in 0..MOVES {
         let what = model.step(store, clock).await;
         let at = format!("{SEED}={seed}, move {n}: {what}");
@@ -73,6 +73,8 @@ struct Lease {
 struct Model {
     random: fastrand::Rng,
     atomic: bool,
+    /// So many ids of one task each.
+    made: usize,
     /// In the order of acceptance.
     tasks: Vec<Known>,
 }
@@ -80,10 +82,12 @@ struct Model {
 impl Model {
     async fn step(&mut self, store: &Store, clock: &ManualClock) -> String {
         match self.random.u8(0..20) {
+            0 if self.random.u8(0..3) == 0 => self.publish_batch(store, clock.now()).await,
             0..=5 => self.publish(store, clock.now()).await,
             6..=10 => self.reserve(store, clock.now()).await,
             11..=15 => self.end(store, clock.now()).await,
             16..=17 => self.let_time_pass(store, clock).await,
+            18 if self.random.bool() => self.forget(store).await,
             18 => self.revoke(store, clock.now()).await,
             _ => self.operate(store, clock.now()).await,
         }
@@ -117,24 +121,9 @@ impl Model {
             None
         };
         let at = again.unwrap_or_else(|| {
-            let task_id = format!("{:x}-{}", self.random.u8(0..16), self.tasks.len());
-            self.tasks.push(Known {
-                task_id,
-                task,
-                queue,
-                tags: Vec::new(),
-                accepted: now,
-                published: now,
-                due: None,
-                phase: Phase::Queued,
-                state: None,
-                deliveries: 0,
-                revoked: false,
-                lease: None,
-                ended_by: None,
-                last_attempt: None,
-                finished: None,
-            });
+            self.made += 1;
+            let task_id = format!("{:x}-{}", self.random.u8(0..16), self.made);
+            self.tasks.push(Known::new(task_id, task, queue, now));
             self.tasks.len() - 1
         });
         let known = &mut self.tasks[at];
@@ -146,6 +135,33 @@ impl Model {
         let duplicates = store.broker.publish(vec![known.message()]).await.unwrap();
         assert!(duplicates.is_empty(), "{duplicates:?}");
         format!("publish {}", known.task_id)
+    }
+
+    async fn publish_batch(&mut self, store: &Store, now: Timestamp) -> String {
+        let (task, queue) = (self.any(&NAMES), self.any(&QUEUES));
+        let batch = batch_of(self.random.usize(14..20), task, queue);
+        let known = |routed: &Routed| Known::new(routed.task_id.to_string(), task, queue, now);
+        self.tasks.extend(batch.iter().map(known));
+        let what = format!("publish {} as {:?}", batch.len(), batch[0].task_id);
+        let duplicates = store.broker.publish(batch).await.unwrap();
+        assert!(duplicates.is_empty(), "{duplicates:?}");
+        what
+    }
+
+    /// Forgets some of what is finished.
+    async fn forget(&mut self, store: &Store) -> String {
+        let is_over = |known: &Known| {
+            known.phase == Phase::Settled && known.state.as_ref().is_some_and(State::is_ready)
+        };
+        let forgotten: Vec<TaskId> =
+            self.tasks.iter().filter(|known| is_over(known)).map(|known| id(&known.task_id)).collect();
+        // Where the halves know nothing of each other, the broker's keeps its own.
+        let count = if self.atomic { self.random.usize(0..=forgotten.len().min(6)) } else { 0 };
+        let from = self.random.usize(0..=forgotten.len() - count);
+        let forgotten = &forgotten[from..from + count];
+        store.backend.forget(forgotten).await.unwrap();
+        self.tasks.retain(|known| !forgotten.contains(&id(&known.task_id)));
+        format!("forget {forgotten:?}")
     }
 
     async fn reserve(&mut self, store: &Store, now: Timestamp) -> String {
@@ -354,6 +370,27 @@ impl Model {
 }
 
 impl Known {
+    /// One that is accepted now.
+    fn new(task_id: String, task: &'static str, queue: &'static str, now: Timestamp) -> Self {
+        Self {
+            task_id,
+            task,
+            queue,
+            tags: Vec::new(),
+            accepted: now,
+            published: now,
+            due: None,
+            phase: Phase::Queued,
+            state: None,
+            deliveries: 0,
+            revoked: false,
+            lease: None,
+            ended_by: None,
+            last_attempt: None,
+            finished: None,
+        }
+    }
+
     fn message(&self) -> Routed {
         Routed {
             task: self.task.into(),

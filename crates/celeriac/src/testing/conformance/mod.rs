@@ -17,6 +17,7 @@
 #![allow(clippy::unwrap_used, reason = "a case fails by panicking, as any test does")]
 
 pub mod backend;
+pub mod batch;
 pub mod broker;
 pub mod catalog;
 pub mod chord;
@@ -42,8 +43,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::{LogRecord, Record, Recorded};
 use crate::broker::{Delivery, Place, Reserve, Routed};
-use crate::id::{DeliveryTag, QueueName, TaskId, WorkerName};
-use crate::protocol::{Json, RawMessage, ResultMeta};
+use crate::id::{BatchIds, DeliveryTag, QueueName, TaskId, WorkerName};
+use crate::protocol::{self, Json, RawMessage, ResultMeta};
 use crate::state::{Phase, State};
 use crate::store::{Outcome, Store, Transaction};
 
@@ -85,6 +86,13 @@ macro_rules! store_suite {
                     queues_are_counted
                     purge_drops_what_waits
                     locate_knows_every_phase
+                ]
+                batch: [
+                    a_batch_is_as_many_messages
+                    a_batch_is_sent_once
+                    parts_of_a_batch_go_their_own_ways
+                    the_forgotten_of_a_batch_leave_the_rest
+                    what_is_like_a_batch_is_sent_as_well
                 ]
                 lease: [
                     an_extended_lease_holds
@@ -375,6 +383,27 @@ fn message(task_id: &str) -> Routed {
 
 fn on(queue_name: &str, priority: u8, task_id: &str) -> Routed {
     Routed { queue: queue(queue_name), priority, ..message(task_id) }
+}
+
+/// Messages as one caller sends them at once.
+pub fn batch_of(size: usize, task: &str, queue_name: &str) -> Vec<Routed> {
+    let ids = BatchIds::random();
+    let message = |task_id: &TaskId| {
+        let headers = protocol::Headers {
+            lang: "rust".to_owned(),
+            task: task.to_owned(),
+            id: task_id.to_string(),
+            ..protocol::Headers::default()
+        };
+        let properties = protocol::Properties::new(task_id.as_str(), queue_name);
+        let message = protocol::Message { headers, properties, body: protocol::Body::default() };
+        Routed {
+            task: task.into(),
+            message: message.encode().unwrap(),
+            ..on(queue_name, 0, task_id.as_str())
+        }
+    };
+    (0..size).map(|_| message(&ids.next())).collect()
 }
 
 /// Publishes to the queue `q`, in this order.

@@ -1,0 +1,169 @@
+//! A batch in Redis: one record for all that wait, and nothing lost or doubled for want of the others.
+
+use std::time::Duration;
+
+use celeriac::TaskId;
+use celeriac::backend::Backend;
+use celeriac::broker::{Broker, Reserve, Routed};
+use celeriac::clock::Clock;
+use celeriac::state::Phase;
+use celeriac::store::{Outcome, Transact};
+use celeriac::testing::conformance::batch_of;
+
+use crate::redis::{finished, ids, message, open, phase, request, reserve, until};
+use crate::redis_server::RedisServer;
+use crate::support::PATIENCE;
+
+fn names(batch: &[Routed]) -> Vec<String> {
+    batch.iter().map(|routed| routed.task_id.to_string()).collect()
+}
+
+/// How many keys there are of a pattern.
+fn count(server: &RedisServer, pattern: &str) -> usize {
+    let keys = server.command(&["KEYS", pattern]);
+    keys.lines().next().and_then(|line| line.strip_prefix('*')?.parse().ok()).unwrap()
+}
+
+/// There is a record for each that was taken, one for the rest, and none at the end.
+#[tokio::test]
+async fn those_that_wait_have_one_record() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    store.publish(vec![message("so that the queue is declared")]).await.unwrap();
+    let first = reserve(&store).await;
+    store.commit(first.iter().map(finished).collect()).await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    while store.sweep(clock.now(), 100).await.unwrap() > 0 {}
+    let base = server.number(&["DBSIZE"]);
+
+    let batch = batch_of(300, "t", "q");
+    store.publish(batch.clone()).await.unwrap();
+    let keys = || ["celeriac:b:*", "celeriac:r:*", "celeriac:t:*"].map(|pattern| count(&server, pattern));
+    assert_eq!(keys(), [1, 0, 0]);
+    assert_eq!(server.number(&["XLEN", "celeriac:tasks"]), 1);
+    let mut some = reserve(&store).await;
+    assert_eq!(keys(), [1, 1, some.len()]);
+    let mut done = 0;
+    while done < batch.len() {
+        let deliveries = std::mem::replace(&mut some, reserve(&store).await);
+        assert_eq!(ids(&deliveries), names(&batch)[done..done + deliveries.len()]);
+        done += deliveries.len();
+        let outcomes = store.commit(deliveries.iter().map(finished).collect()).await.unwrap();
+        assert!(outcomes.iter().all(Outcome::is_committed), "{outcomes:?}");
+    }
+    clock.advance(Duration::from_secs(1));
+    while store.sweep(clock.now(), 70).await.unwrap() > 0 {}
+    assert_eq!(keys(), [0, 0, 0]);
+    assert_eq!(server.number(&["XLEN", "celeriac:tasks"]), 0);
+    assert_eq!(server.number(&["DBSIZE"]), base);
+}
+
+/// What cannot be pushed is not accepted either.
+#[tokio::test]
+async fn what_cannot_be_pushed_is_refused() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    server.command(&["SET", "q", "no list"]);
+    let batch = batch_of(20, "t", "q");
+    store.publish(batch.clone()).await.unwrap_err();
+    assert_eq!(count(&server, "celeriac:b:*"), 0);
+    assert_eq!(phase(&store, batch[0].task_id.as_str()).await, None);
+    server.command(&["DEL", "q"]);
+    assert!(store.publish(batch.clone()).await.unwrap().is_empty());
+    assert_eq!(ids(&reserve(&store).await), names(&batch));
+}
+
+/// A transaction that comes late, after the same messages were sent again, is undone.
+#[tokio::test]
+async fn a_batch_that_comes_late_is_taken_off_again() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("first")]).await.unwrap();
+    let batch = batch_of(20, "t", "q");
+    let again: Vec<Routed> = batch.iter().map(|routed| Routed { unique: true, ..routed.clone() }).collect();
+    // What both attempts send is the same, so that it does not matter which of them comes late.
+    let (one, other) = tokio::join!(store.publish(batch.clone()), store.publish(again));
+    let refused = [one.unwrap(), other.unwrap()].concat();
+    assert_eq!(refused.iter().map(TaskId::to_string).collect::<Vec<_>>(), names(&batch));
+    let expected = [vec!["first".to_owned()], names(&batch)].concat();
+    assert_eq!(server.number(&["LLEN", "q"]), expected.len() as i64);
+    assert_eq!(ids(&reserve(&store).await), expected);
+}
+
+/// Where a list has priorities between Celery's steps, each goes to its place.
+#[tokio::test]
+async fn a_batch_goes_behind_what_is_more_urgent() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![Routed { priority: 1, ..message("one") }]).await.unwrap();
+    let batch = batch_of(20, "t", "q");
+    store.publish(batch.clone()).await.unwrap();
+    assert_eq!(count(&server, "celeriac:b:*"), 0, "each has a record of its own");
+    let expected = [names(&batch), vec!["one".to_owned()]].concat();
+    assert_eq!(ids(&reserve(&store).await), expected);
+}
+
+/// A server need not know the script.
+#[tokio::test]
+async fn a_batch_needs_no_script_that_is_known() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    for _ in 0..3 {
+        server.command(&["SCRIPT", "FLUSH"]);
+        let batch = batch_of(20, "t", "q");
+        store.publish(batch.clone()).await.unwrap();
+        assert_eq!(ids(&reserve(&store).await), names(&batch));
+    }
+}
+
+/// Who waits is woken.
+#[tokio::test]
+async fn a_batch_wakes() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    assert!(reserve(&store).await.is_empty());
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.reserve(&Reserve { limit: 5, ..request(PATIENCE) }).await }
+    });
+    until(|| server.command(&["CLIENT", "LIST"]).matches("name=").count() >= 3).await;
+    let batch = batch_of(20, "t", "q");
+    store.publish(batch.clone()).await.unwrap();
+    assert_eq!(ids(&waiting.await.unwrap().unwrap()), names(&batch)[..5]);
+}
+
+/// What a worker of Python's took is known to be gone, and is swept as the rest.
+#[tokio::test]
+async fn what_python_took_of_a_batch_is_swept() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    let batch = batch_of(20, "t", "q");
+    store.publish(batch.clone()).await.unwrap();
+    // As its transport does, and with a result for the first.
+    server.command(&["RPOP", "q", "3"]);
+    let meta = format!("celery-task-meta-{}", batch[0].task_id);
+    server.command(&["SET", &meta, r#"{"status": "SUCCESS", "result": 1}"#]);
+    let first = batch[0].task_id.as_str();
+    assert_eq!(phase(&store, first).await, Some(Phase::Queued));
+    clock.advance(Duration::from_secs(1));
+    // Once to see that they are gone, and once to forget them.
+    store.sweep(clock.now(), 100).await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(store.sweep(clock.now(), 100).await.unwrap(), 3);
+    assert_eq!(phase(&store, first).await, None);
+    assert_eq!(server.number(&["EXISTS", &meta]), 0);
+    assert_eq!(ids(&reserve(&store).await), names(&batch)[3..]);
+}
+
+/// However large: past the bound of a batch by the rules.
+#[tokio::test]
+async fn a_batch_is_as_large_as_its_ids_are_long() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    for (size, batches) in [(65_536, 1), (65_537, 1)] {
+        store.publish(batch_of(size, "t", "q")).await.unwrap();
+        assert_eq!(server.number(&["LLEN", "q"]), size as i64);
+        assert_eq!(count(&server, "celeriac:b:*"), batches);
+        server.command(&["DEL", "q"]);
+    }
+}
