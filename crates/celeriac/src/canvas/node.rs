@@ -177,6 +177,9 @@ impl Node {
     /// Merges options given with a call over the node's own, as Celery does: a `null` says nothing, and neither the
     /// group nor stamps that are there already can be changed, as that would stall whoever waits for them.
     pub(super) fn merge(&mut self, given: &JsonMap) -> Result<(), Error> {
+        if given.is_empty() {
+            return Ok(());
+        }
         let mut fixed: Vec<String> = self
             .list_option("stamped_headers")?
             .iter()
@@ -218,8 +221,12 @@ impl Node {
 
     /// Signatures in an option, as `link`.
     pub(super) fn signatures_option(&self, name: &str) -> Result<Vec<Signature>, Error> {
+        let list = self.list_option(name)?;
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
         let part = format!("{}: option {name}", self.task);
-        self.list_option(name)?.iter().map(|item| decode(item, &part)).collect()
+        list.iter().map(|item| decode(item, &part)).collect()
     }
 
     /// Sets an option to a text.

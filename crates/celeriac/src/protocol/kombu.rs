@@ -8,12 +8,13 @@
 //! when it is taken off, so that the head comes back byte for byte.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::headers::{At, entries};
-use super::{DecodeError, RawMessage, writer};
+use super::{DecodeError, RawMessage, scan, writer};
 
 /// Where a message goes, and what it is.
 #[derive(Debug, Clone, Copy)]
@@ -33,16 +34,32 @@ pub(crate) struct KombuEnvelope {
     pub(crate) faithful: bool,
 }
 
+impl KombuEnvelope {
+    /// The most bytes that the envelope of a message has, or little less where it has to be completed.
+    pub(crate) fn bytes_max(message: &RawMessage) -> usize {
+        message.head.len() + message.body.len() * 4 / 3 + 32
+    }
+}
+
 impl RawMessage {
     /// The envelope for a list of Celery's Redis transport.
     ///
     /// # Errors
     /// The head is not a JSON object, or its headers or properties are none.
     pub(crate) fn to_kombu(&self, route: KombuRoute<'_>) -> Result<KombuEnvelope, DecodeError> {
-        let mut text = String::with_capacity(self.head.len() + self.body.len() * 4 / 3 + 32);
+        let mut text = String::with_capacity(KombuEnvelope::bytes_max(self));
         text.push_str("{\"body\": \"");
         BASE64.encode_string(&self.body, &mut text);
         text.push_str("\", ");
+        if let Some(nothing) = nothing_said(&self.head, route) {
+            let mut from = 1;
+            for range in nothing {
+                text.push_str(&self.head[from..range.start]);
+                from = range.end;
+            }
+            text.push_str(&self.head[from..]);
+            return Ok(KombuEnvelope { text, faithful: true });
+        }
         if is_complete(&self.head, route) {
             let short = shortened(&self.head).filter(|short| expanded(short).as_deref() == Some(&*self.head));
             text.push_str(&short.as_deref().unwrap_or(&self.head)[1..]);
@@ -151,6 +168,70 @@ fn expanded(head: &str) -> Option<String> {
     })
 }
 
+/// So many runs of headers that say nothing can stand apart from each other.
+const RUNS_MAX: usize = HEADERS.len().div_ceil(2);
+
+/// Where a head says nothing, if it is complete and has all of Celery's headers in its order and no other: what most are,
+/// and what is read here in one go. Without those parts it is as [`shortened`] would have it, and [`expanded`] puts them back.
+fn nothing_said(head: &str, route: KombuRoute<'_>) -> Option<impl Iterator<Item = Range<usize>>> {
+    let mut rest = Rest(head);
+    rest.eat("{\"content-encoding\": ")?.value()?;
+    rest.eat(", \"content-type\": ")?.value()?;
+    rest.eat(", \"headers\": {\"lang\": ")?.value()?;
+    rest.eat(", \"task\": ")?.text(route.task)?;
+    rest.eat(", \"id\": ")?.text(route.task_id)?;
+    let mut runs = [const { 0..0 }; RUNS_MAX];
+    let mut count = 0;
+    for (name, nothing) in &HEADERS[3..] {
+        let from = head.len() - rest.0.len();
+        let value = rest.eat(", \"")?.eat(name)?.eat("\": ")?.value()?;
+        if *nothing != Some(value) {
+            continue;
+        }
+        let to = head.len() - rest.0.len();
+        match runs[..count].last_mut() {
+            Some(run) if run.end == from => run.end = to,
+            _ => {
+                runs[count] = from..to;
+                count += 1;
+            }
+        }
+    }
+    rest.eat("}, \"properties\": {\"correlation_id\": ")?;
+    let tag = rest.0.strip_suffix("\"}}")?;
+    let (properties, tag) = tag.rsplit_once('"')?;
+    let properties =
+        properties.strip_suffix("}, \"priority\": 0, \"body_encoding\": \"base64\", \"delivery_tag\": ")?;
+    let to_queue = properties.strip_suffix('"')?.strip_suffix(route.queue)?;
+    let direct = to_queue.ends_with("\"delivery_info\": {\"exchange\": \"\", \"routing_key\": \"");
+    let plain = direct && route.priority == 0 && is_plain_tag(tag) && writer::is_plain(route.queue);
+    plain.then(|| runs.into_iter().take(count))
+}
+
+/// What is left of a head that is being read.
+struct Rest<'a>(&'a str);
+
+impl<'a> Rest<'a> {
+    fn eat(&mut self, text: &str) -> Option<&mut Self> {
+        self.0 = self.0.strip_prefix(text)?;
+        Some(self)
+    }
+
+    /// A text as this library writes it.
+    fn text(&mut self, text: &str) -> Option<()> {
+        if !writer::is_plain(text) {
+            return None;
+        }
+        self.eat("\"")?.eat(text)?.eat("\"").map(|_| ())
+    }
+
+    fn value(&mut self) -> Option<&'a str> {
+        let value = scan::first(self.0)?;
+        self.0 = &self.0[value.len()..];
+        Some(value)
+    }
+}
+
 /// The properties by which a consumer of the transport finds its way, up to the delivery tag.
 fn way(route: KombuRoute<'_>) -> String {
     let mut way = String::from("\"delivery_info\": {\"exchange\": \"\", \"routing_key\": ");
@@ -178,9 +259,11 @@ fn is_complete(head: &str, route: KombuRoute<'_>) -> bool {
     let way = way(route);
     let Some((_, tag)) = head.rsplit_once(way.as_str()) else { return false };
     let tag = tag.strip_suffix("\"}}");
-    let plain =
-        |tag: &str| !tag.is_empty() && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    rest.starts_with(front.as_str()) && tag.is_some_and(plain)
+    rest.starts_with(front.as_str()) && tag.is_some_and(is_plain_tag)
+}
+
+fn is_plain_tag(tag: &str) -> bool {
+    !tag.is_empty() && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// A head with all that is needed, in the order in which Celery writes it.
@@ -296,6 +379,64 @@ mod tests {
         let whole = raw.to_envelope().unwrap();
         assert!(envelope.text.len() + 200 < whole.len(), "{}", envelope.text);
         assert_eq!(RawMessage::from_kombu(whole.as_bytes()).unwrap(), raw);
+    }
+
+    /// What is read in one go is what is found out step by step, and what is not as it should be is not taken for it.
+    #[test]
+    fn one_go_is_as_good() {
+        let route = KombuRoute { priority: 0, ..ROUTE };
+        let full = Headers {
+            lang: "rust".into(),
+            task: ROUTE.task.into(),
+            id: ROUTE.task_id.into(),
+            shadow: Some("a \"name\"".into()),
+            eta: Some(crate::clock::Timestamp::UNIX_EPOCH),
+            group: Some("g".into()),
+            group_index: Some(0),
+            root_id: Some("r, \"parent_id\": null".into()),
+            argsrepr: "('}', \"é\")".into(),
+            origin: "me@here".into(),
+            ignore_result: Some(true),
+            ..Headers::default()
+        };
+        let plain = Headers { shadow: None, eta: None, group_index: None, ..full.clone() };
+        for headers in
+            [full, plain, Headers { task: ROUTE.task.into(), id: ROUTE.task_id.into(), ..Headers::default() }]
+        {
+            let properties = Properties::new("a-1", "celery");
+            let raw = Message { headers, properties, body: Body::default() }.encode().unwrap();
+            assert!(is_complete(&raw.head, route));
+            let envelope = raw.to_kombu(route).unwrap();
+            assert!(nothing_said(&raw.head, route).is_some());
+            assert!(envelope.text.ends_with(&shortened(&raw.head).unwrap()[1..]), "{}", envelope.text);
+            assert_eq!(RawMessage::from_kombu(envelope.text.as_bytes()).unwrap(), raw);
+            let others = [
+                KombuRoute { queue: "celer", ..route },
+                KombuRoute { queue: "elery", ..route },
+                KombuRoute { priority: 1, ..route },
+                KombuRoute { task_id: "a-", ..route },
+                KombuRoute { task: "app.ad", ..route },
+            ];
+            assert!(others.into_iter().all(|other| nothing_said(&raw.head, other).is_none()));
+            for (is, would_be) in [
+                (", \"shadow\"", ",  \"shadow\""),
+                ("\"retries\": 0", "\"retries\":0"),
+                ("\"stamps\": {}", "\"stamps\": {}, \"mine\": 1"),
+                ("\"expires\": null, ", ""),
+                ("\"exchange\": \"\"", "\"exchange\": \"x\""),
+                ("\"base64\"", "\"base32\""),
+                ("\"delivery_tag\": \"", "\"delivery_tag\": \"/"),
+                ("\"lang\": ", "\"lang\": ["),
+            ] {
+                let head = raw.head.replacen(is, would_be, 1);
+                assert_ne!(*head, *raw.head, "{is}");
+                assert!(nothing_said(&head, route).is_none(), "{head}");
+            }
+            for end in 0..raw.head.len() {
+                let cut = raw.head.get(..end).unwrap_or_default();
+                assert!(nothing_said(cut, route).is_none(), "{cut}");
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,13 @@ pub(super) fn value(text: &str, depth_max: usize) -> Result<&str, JsonError> {
     Ok(slice)
 }
 
+/// The one value that `text` begins with; nothing where it begins with none, or with space.
+pub(super) fn first(text: &str) -> Option<&str> {
+    let mut scanner = Scanner { text, at: 0, hook: None };
+    let spaced = text.starts_with([' ', '\t', '\n', '\r']);
+    scanner.value(DOCUMENT_DEPTH_MAX).ok().filter(|_| !spaced)
+}
+
 /// What to make of an object with exactly the keys `__type__` and `__value__`, given both values.
 pub(super) type Hook = fn(&str, &str) -> Result<(), JsonError>;
 

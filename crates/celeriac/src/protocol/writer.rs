@@ -6,9 +6,19 @@ use std::io;
 use super::{Json, JsonMap, date};
 use crate::clock::Timestamp;
 
+/// Whether a text is written as it stands. Looks at all of it, as that is what many bytes at once are looked at by.
+pub(super) fn is_plain(text: &str) -> bool {
+    text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~'))
+}
+
 /// Appends a string value.
 pub(super) fn string(out: &mut String, text: &str) {
     out.push('"');
+    if is_plain(text) {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     let mut plain_from = 0;
     for (at, character) in text.char_indices() {
         let escape = match character {

@@ -9,6 +9,7 @@ use super::{RedisStore, script, value};
 use crate::broker::Routed;
 use crate::clock::Timestamp;
 use crate::id::BatchIds;
+use crate::protocol::KombuEnvelope;
 use crate::store::Result;
 
 /// Fewer are published one by one.
@@ -39,8 +40,9 @@ impl RedisStore {
         let Batch { front, messages } = batch;
         let (link, keys) = (&self.link, self.link.keys());
         let Routed { task, queue, .. } = &messages[0];
-        let mut push = redis::cmd("LPUSH");
-        push.arg(keys.list(queue.as_str(), 0));
+        let bytes: usize = messages.iter().map(|routed| KombuEnvelope::bytes_max(&routed.message)).sum();
+        let mut push = redis::Cmd::with_capacity(messages.len() + 2, bytes);
+        push.arg("LPUSH").arg(keys.list(queue.as_str(), 0));
         for routed in *messages {
             let envelope = envelope_of(routed)?;
             if !envelope.faithful {
