@@ -5,7 +5,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use celeriac::sqlite::{SqliteOptions, SqliteStore};
@@ -22,6 +23,8 @@ use crate::output::{Exit, Output, Problem};
 
 /// Messages in one batch.
 const BATCH: usize = 500;
+/// Callers that publish batches at once.
+const BATCH_CALLERS: usize = 4;
 /// Callers that publish one at a time.
 const CALLERS: usize = 16;
 /// Tasks that each of them publishes.
@@ -79,8 +82,12 @@ pub(super) async fn measure(
     figures.rows.push(("publish, one at a time", "/s", publish_singly(app).await?));
     bar.inc(1);
     app.purge(&app.config().task_default_queue).await?;
-    let (published, ids) = publish_batches(app, args.tasks).await?;
+    let half = args.tasks / 2;
+    let (published, mut ids) = publish_batches(app, half, 1).await?;
     figures.rows.push(("publish, in batches of 500", "/s", published));
+    let (published, others) = publish_batches(app, args.tasks - half, BATCH_CALLERS).await?;
+    ids.extend(others);
+    figures.rows.push(("publish, in batches of 500, 4 callers", "/s", published));
     bar.inc(1);
     figures.rows.push(("run with result, backlog drained", "/s", drain(app, args, &ids).await?));
     figures.rows.push(("memory after the drain", "KiB PSS", pss("self")));
@@ -144,13 +151,34 @@ async fn publish_singly(app: &Celeriac) -> Result<f64, Problem> {
     Ok(rate(CALLERS * EACH, began))
 }
 
-pub(super) async fn publish_batches(app: &Celeriac, tasks: usize) -> Result<(f64, Vec<TaskId>), Problem> {
+/// Publishes `tasks` in batches, by one caller or by several at once, and says how many a second, and their ids.
+pub(super) async fn publish_batches(
+    app: &Celeriac,
+    tasks: usize,
+    callers: usize,
+) -> Result<(f64, Vec<TaskId>), Problem> {
     let mut ids = Vec::with_capacity(tasks);
+    let left = Arc::new(AtomicUsize::new(tasks));
     let began = Instant::now();
-    while ids.len() < tasks {
-        let size = BATCH.min(tasks - ids.len());
-        let batch: Vec<_> = (0..size).map(|n| noop(n as u64)).collect();
-        ids.extend(app.publish_batch(&batch).await?.iter().map(celeriac::AsyncResult::id));
+    let publish = |_| {
+        let (app, left) = (app.clone(), left.clone());
+        tokio::spawn(async move {
+            let mut ids = Vec::new();
+            loop {
+                let take = |left: usize| left.checked_sub(BATCH.min(left));
+                let before = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+                let size = before.map_or(0, |before| BATCH.min(before));
+                if size == 0 {
+                    return Ok::<_, celeriac::Error>(ids);
+                }
+                let batch: Vec<_> = (0..size).map(|n| noop(n as u64)).collect();
+                ids.extend(app.publish_batch(&batch).await?.iter().map(celeriac::AsyncResult::id));
+            }
+        })
+    };
+    let callers: Vec<_> = (0..callers).map(publish).collect();
+    for caller in callers {
+        ids.extend(caller.await.map_err(|panic| Problem::new(Exit::Failed, panic))??);
     }
     Ok((rate(tasks, began), ids))
 }
@@ -224,7 +252,7 @@ async fn deep(args: &Bench, folder: &Path) -> Result<Vec<(&'static str, &'static
     for (name, queued) in [("cost with 1,000 queued", 1_000), ("cost with --queued", args.queued)] {
         let path: PathBuf = folder.join(format!("deep-{queued}.db"));
         let app = open(&path).await?;
-        publish_batches(&app, queued).await?;
+        publish_batches(&app, queued, 1).await?;
         let store = Store::of(
             SqliteStore::open(&path, SqliteOptions::default(), app.clock().clone()).map_err(Problem::from)?,
         );
@@ -233,7 +261,7 @@ async fn deep(args: &Bench, folder: &Path) -> Result<Vec<(&'static str, &'static
         while done < SAMPLE {
             // The depth stays what it is.
             if done > 0 {
-                publish_batches(&app, BATCH).await?;
+                publish_batches(&app, BATCH, 1).await?;
             }
             let began = Instant::now();
             settle_some(&app, &store, BATCH).await?;

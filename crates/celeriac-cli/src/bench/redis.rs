@@ -63,7 +63,7 @@ async fn one(args: &Bench, program: &Path, bar: &ProgressBar) -> Result<Figures,
     bar.inc(1);
     let app = Celeriac::builder().broker(server.url()).register(noop).connect().await?;
     let before = server.memory().await?;
-    engine::publish_batches(&app, QUEUED).await?;
+    engine::publish_batches(&app, QUEUED, 1).await?;
     #[expect(clippy::cast_precision_loss, reason = "bytes")]
     figures.rows.push((
         "memory of a queued task in Redis",
