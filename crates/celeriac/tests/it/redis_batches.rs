@@ -167,3 +167,21 @@ async fn a_batch_is_as_large_as_its_ids_are_long() {
         server.command(&["DEL", "q"]);
     }
 }
+
+/// A sweep that looks at so many goes on where it was, be it in the midst of a batch.
+#[tokio::test]
+async fn a_sweep_gets_past_a_batch_that_waits() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    store.publish(batch_of(5_000, "t", "later")).await.unwrap();
+    store.publish(vec![message("behind it")]).await.unwrap();
+    let behind = reserve(&store).await;
+    store.commit(behind.iter().map(finished).collect()).await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    let mut sweeps = 0;
+    while store.sweep(clock.now(), 100).await.unwrap() == 0 {
+        sweeps += 1;
+        assert!(sweeps < 20, "it never gets there");
+    }
+    assert_eq!(phase(&store, "behind it").await, None);
+}

@@ -5,14 +5,13 @@
 
 local order = cmsgpack.unpack(ARGV[4])
 local after, limit = order[1], order[2]
--- The id of the task that has, or had, a number.
+-- The id of the task that has a number; of another one where it has left the order, which that one's record tells.
 local function id_of(n)
   local entry = call('XRANGE', TASKS, n .. '-0', '+', 'COUNT', 1)[1]
   if not entry then return end
   local last, what = match(entry[1], '^%d+'), entry[2]
-  if what[1] ~= 'b' then return last == n and what[2] end
-  local place = tonumber(what[4]) - 1 - (tonumber(last) - tonumber(n))
-  return place >= 0 and id_in(what[2], place)
+  if what[1] ~= 'b' then return what[2] end
+  return id_in(what[2], tonumber(what[4]) - 1 - (tonumber(last) - tonumber(n)))
 end
 
 local found = {}

@@ -64,7 +64,7 @@ local function take(queue, elements)
     if id == '' or find(id, '\\', 1, true) or find(delivery_tag, '["\\]') then return place - 1 end
     local key, n = OWN .. 't:' .. id, nil
     local batch, place_there = batch_of(id)
-    if batch and batch.q == queue and not had_record(batch, place_there) then
+    if batch and not had_record(batch, place_there) then
       n = number_in(batch, place_there)
       call('HSET', key, 'n', n, 'k', batch.k, 'q', queue, 'u', batch.u, 'f', 'r', 'w', holding)
     else
