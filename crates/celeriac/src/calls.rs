@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::app::Celeriac;
+use crate::canvas::{Given, Planner, plan};
 use crate::client::CallOptions;
 use crate::clock;
 use crate::error::Result;
@@ -42,29 +43,36 @@ impl Celeriac {
         own.map_or_else(|| self.router().queue(task), QueueName::from)
     }
 
-    /// Sends calls by name in one write, all or none, and says what became of each. What a call leaves open is taken from
+    /// Sends calls by name in one write, all or none, and says what became of each. The ids of several are those of a batch, see
+    /// [`BatchIds`](crate::id::BatchIds). What a call leaves open is taken from
     /// the options of its task, when that is registered or known here, and then from the settings. An id that a call
     /// brings is a key as [`CallOptions::idempotency_key`] is: when a task of that id is known, the call is not sent.
     ///
     /// # Errors
     /// When one of the messages cannot be made, or they cannot be stored.
     pub async fn send_calls(&self, calls: Vec<Call>) -> Result<Vec<Sent>> {
+        let count = calls.len();
         let mut transaction = Transaction::default();
         let mut sent = Vec::with_capacity(calls.len());
         let mut fresh = Vec::with_capacity(calls.len());
-        for call in calls {
-            let options = self.with_own_options(&call.task, call.options);
-            let own_id = options.task_id.is_some();
-            fresh.push(!own_id && options.idempotency_key.is_none());
-            let signature = Signature::new(&call.task, call.args, call.kwargs);
-            let mut plan = self.plan(&signature, options.into_wire()?)?;
-            sent.push(Sent { task_id: TaskId::from(plan.result.id.as_str()), duplicate: false });
-            for message in &mut plan.publish {
-                message.unique |= own_id;
+        let plan_all = |planner: &Planner<'_>| {
+            for call in calls {
+                let options = self.with_own_options(&call.task, call.options);
+                let own_id = options.task_id.is_some();
+                fresh.push(!own_id && options.idempotency_key.is_none());
+                let signature = Signature::new(&call.task, call.args, call.kwargs);
+                let given = Given { options: options.into_wire()?, ..Given::default() };
+                let mut plan = plan(&signature, given, planner)?;
+                sent.push(Sent { task_id: TaskId::from(plan.result.id.as_str()), duplicate: false });
+                for message in &mut plan.publish {
+                    message.unique |= own_id;
+                }
+                transaction.publish.extend(plan.publish);
+                transaction.record.chords.extend(plan.chords);
             }
-            transaction.publish.extend(plan.publish);
-            transaction.record.chords.extend(plan.chords);
-        }
+            Ok(())
+        };
+        self.plan_at_once(count, plan_all)?;
         let mut duplicates: HashMap<TaskId, usize> = HashMap::new();
         for task_id in self.send(transaction).await? {
             *duplicates.entry(task_id).or_default() += 1;

@@ -189,19 +189,15 @@ impl Celeriac {
     ) -> Result<Vec<AsyncResult<T::Output>>> {
         let mut transaction = Transaction::default();
         let mut results = Vec::with_capacity(signatures.len());
-        let ids = BatchIds::random();
-        let fresh = || ids.next().as_str().to_owned();
-        let planner = if signatures.len() > 1 {
-            Planner { ids: &fresh, ..self.planner_here() }
-        } else {
-            self.planner_here()
-        };
-        for signature in signatures {
-            let plan = plan(signature.wire(), Given::default(), &planner)?;
-            transaction.publish.extend(plan.publish);
-            transaction.record.chords.extend(plan.chords);
-            results.push((plan.result, plan.children));
-        }
+        self.plan_at_once(signatures.len(), |planner| {
+            for signature in signatures {
+                let plan = plan(signature.wire(), Given::default(), planner)?;
+                transaction.publish.extend(plan.publish);
+                transaction.record.chords.extend(plan.chords);
+                results.push((plan.result, plan.children));
+            }
+            Ok(())
+        })?;
         self.send(transaction).await?;
         Ok(results.into_iter().map(|(result, children)| self.sent(result, children)).collect())
     }
@@ -223,6 +219,20 @@ impl Celeriac {
 
     pub(crate) fn plan(&self, signature: &protocol::Signature, options: JsonMap) -> Result<Plan> {
         Ok(plan(signature, Given { options, ..Given::default() }, &self.planner_here())?)
+    }
+
+    /// Plans `count` calls that go out at once: the ids of several are those of a batch.
+    pub(crate) fn plan_at_once<T>(
+        &self,
+        count: usize,
+        plan: impl FnOnce(&Planner<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let planner = self.planner_here();
+        if count < 2 {
+            return plan(&planner);
+        }
+        let ids = BatchIds::random();
+        plan(&Planner { ids: &|| ids.next().as_str().to_owned(), ..planner })
     }
 
     /// Plans in the name of the task that runs here, if one does.

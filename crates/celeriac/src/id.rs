@@ -149,12 +149,14 @@ impl BatchIds {
     }
 
     /// Whether an id has the form of those made here.
-    pub(crate) fn may_have_made(id: &TaskId) -> bool {
+    #[must_use]
+    pub fn may_have_made(id: &TaskId) -> bool {
         id.as_str().len() == Self::FRONT + 4 && id.as_str().as_bytes()[14] == b'8'
     }
 
-    /// What ids begin with that are those of a batch, all from its first and in their order.
-    pub(crate) fn front_of<'i>(ids: impl Iterator<Item = &'i TaskId>) -> Option<&'i str> {
+    /// What ids begin with that are those of a batch, all from its first and in their order; nothing for any others.
+    #[must_use]
+    pub fn front_of<'i>(ids: impl Iterator<Item = &'i TaskId>) -> Option<&'i str> {
         let mut front = None;
         for (place, id) in ids.enumerate() {
             let (begins, ends) = id.as_str().split_at_checked(Self::FRONT)?;

@@ -19,6 +19,7 @@ pub(super) fn value(text: &str, depth_max: usize) -> Result<&str, JsonError> {
 }
 
 /// The one value that `text` begins with; nothing where it begins with none, or with space.
+#[cfg(feature = "redis")]
 pub(super) fn first(text: &str) -> Option<&str> {
     let mut scanner = Scanner { text, at: 0, hook: None };
     let spaced = text.starts_with([' ', '\t', '\n', '\r']);

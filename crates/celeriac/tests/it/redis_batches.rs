@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use celeriac::TaskId;
 use celeriac::backend::Backend;
 use celeriac::broker::{Broker, Reserve, Routed};
+use celeriac::calls::Call;
 use celeriac::clock::Clock;
+use celeriac::protocol::{Json, JsonMap};
 use celeriac::state::Phase;
 use celeriac::store::{Outcome, Transact};
 use celeriac::testing::conformance::batch_of;
+use celeriac::{AsyncResult, CallOptions, Celeriac, Signature, TaskId, signature};
 
 use crate::redis::{finished, ids, message, open, phase, request, reserve, until};
 use crate::redis_server::RedisServer;
@@ -184,4 +186,36 @@ async fn a_sweep_gets_past_a_batch_that_waits() {
         assert!(sweeps < 20, "it never gets there");
     }
     assert_eq!(phase(&store, "behind it").await, None);
+}
+
+/// What a client sends at once goes as a batch: signatures, and calls by name.
+#[tokio::test]
+async fn clients_send_batches() {
+    let server = RedisServer::start().await;
+    let app = Celeriac::connect(&server.url()).await.unwrap();
+    let signatures: Vec<Signature> = (0..20).map(|_| signature("t", vec![])).collect();
+    let results = app.publish_batch(&signatures).await.unwrap();
+    assert_eq!(count(&server, "celeriac:b:*"), 1);
+    let call = |n: usize| Call {
+        task: "t".to_owned(),
+        args: vec![Json::from_value(&n).unwrap()],
+        kwargs: JsonMap::new(),
+        options: CallOptions::default(),
+    };
+    let sent = app.send_calls((0..20).map(call).collect()).await.unwrap();
+    assert_eq!((count(&server, "celeriac:b:*"), count(&server, "celeriac:t:*")), (2, 0));
+    assert!(sent.iter().all(|sent| !sent.duplicate));
+    // Some with ids of their own, as a key makes: they are told from the others.
+    let keyed = |n: usize| {
+        let idempotency_key = n.is_multiple_of(2).then(|| format!("{}", n / 4));
+        Call { options: CallOptions { idempotency_key, ..CallOptions::default() }, ..call(n) }
+    };
+    let mixed = app.send_calls((0..40).map(keyed).collect()).await.unwrap();
+    assert_eq!(mixed.iter().filter(|sent| sent.duplicate).count(), 10);
+    let mut ids: Vec<TaskId> = results.iter().map(AsyncResult::id).collect();
+    ids.extend(sent.into_iter().chain(mixed).map(|sent| sent.task_id));
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 20 + 20 + 30);
+    assert_eq!(server.number(&["LLEN", "celery"]), 70);
 }
