@@ -179,7 +179,7 @@ impl Celeriac {
     }
 
     /// Sends many calls in one write, all or none. Their ids differ in the last digits alone: see
-    /// [`BatchIds`](crate::id::BatchIds).
+    /// [`BatchIds`].
     ///
     /// # Errors
     /// When one of the messages cannot be made, or they cannot be stored.
