@@ -33,6 +33,15 @@ pub(super) fn breaks(error: &RedisError) -> bool {
         || error.is_unrecoverable_error()
 }
 
+/// Why a transaction was refused: what the server said of the first of its commands that it did not take.
+pub(super) fn cause(error: RedisError) -> RedisError {
+    if error.kind() != ErrorKind::Server(ServerErrorKind::ExecAbort) {
+        return error;
+    }
+    let refused = error.clone().into_server_errors();
+    refused.and_then(|refused| Some(refused.first()?.1.clone().into())).unwrap_or(error)
+}
+
 /// Answers of which none is an error.
 pub(super) fn no_error_within(answers: Vec<Value>) -> RedisResult<Vec<Value>> {
     answers.into_iter().map(Value::extract_error).collect()

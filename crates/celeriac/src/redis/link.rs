@@ -261,7 +261,7 @@ impl Link {
         loop {
             let held = self.line.connection(self.options.patience).await.map_err(Failed::Unreachable)?;
             let sent = self.line.answer(&held, parcel.send(&held)).await;
-            let error = match sent.and_then(fault::no_error_within) {
+            let error = match sent.map_err(fault::cause).and_then(fault::no_error_within) {
                 Ok(values) => return Ok(values),
                 Err(error) => error,
             };

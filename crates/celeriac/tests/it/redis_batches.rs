@@ -8,7 +8,7 @@ use celeriac::calls::Call;
 use celeriac::clock::Clock;
 use celeriac::protocol::{Json, JsonMap};
 use celeriac::state::Phase;
-use celeriac::store::{Outcome, Transact};
+use celeriac::store::{Error, Outcome, Transact};
 use celeriac::testing::conformance::batch_of;
 use celeriac::{AsyncResult, CallOptions, Celeriac, Signature, TaskId, signature};
 
@@ -218,4 +218,42 @@ async fn clients_send_batches() {
     ids.dedup();
     assert_eq!(ids.len(), 20 + 20 + 30);
     assert_eq!(server.number(&["LLEN", "celery"]), 70);
+}
+
+/// A server that is full says so, and keeps nothing of a batch.
+#[tokio::test]
+async fn a_batch_for_which_there_is_no_room() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let batch = batch_of(20, "t", "q");
+    store.publish(vec![message("first")]).await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = store.publish(batch.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Full { .. }), "{error:?}");
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(server.number(&["LLEN", "q"]), 1);
+    assert!(store.publish(batch).await.unwrap().is_empty());
+    assert_eq!(server.number(&["LLEN", "q"]), 21);
+}
+
+/// A server that cannot take it for a while, as one that has just become a replica: it is sent again until it can, as one
+/// message is.
+#[tokio::test]
+async fn a_batch_waits_for_a_server_that_cannot_take_it() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    store.publish(vec![message("first")]).await.unwrap();
+    let refused = |name: &str| {
+        let errors = server.command(&["INFO", "errorstats"]);
+        errors.lines().any(|line| line.starts_with(&format!("errorstat_{name}:")))
+    };
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let sent = tokio::spawn({
+        let store = store.clone();
+        async move { store.publish(batch_of(20, "t", "q")).await }
+    });
+    until(|| refused("READONLY")).await;
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    assert!(sent.await.unwrap().unwrap().is_empty());
+    assert_eq!(server.number(&["LLEN", "q"]), 21);
 }
