@@ -43,10 +43,10 @@ impl Celeriac {
         own.map_or_else(|| self.router().queue(task), QueueName::from)
     }
 
-    /// Sends calls by name in one write, all or none, and says what became of each. The ids of several are those of a batch, see
-    /// [`BatchIds`](crate::id::BatchIds). What a call leaves open is taken from
-    /// the options of its task, when that is registered or known here, and then from the settings. An id that a call
-    /// brings is a key as [`CallOptions::idempotency_key`] is: when a task of that id is known, the call is not sent.
+    /// Sends calls by name in one write, all or none, and says what became of each. The ids of several are those of a batch,
+    /// see [`BatchIds`](crate::id::BatchIds). What a call leaves open is taken from the options of its task, when that is
+    /// registered or known here, and then from the settings. An id that a call brings is a key as
+    /// [`CallOptions::idempotency_key`] is: when a task of that id is known, the call is not sent.
     ///
     /// # Errors
     /// When one of the messages cannot be made, or they cannot be stored.

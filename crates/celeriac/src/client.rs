@@ -178,8 +178,7 @@ impl Celeriac {
         Signature::<Dynamic>::from_wire(signature).apply_async(self, options).await
     }
 
-    /// Sends many calls in one write, all or none. Their ids differ in the last digits alone: see
-    /// [`BatchIds`].
+    /// Sends many calls in one write, all or none. Their ids differ in the last digits alone: see [`BatchIds`].
     ///
     /// # Errors
     /// When one of the messages cannot be made, or they cannot be stored.

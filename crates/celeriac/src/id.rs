@@ -99,7 +99,7 @@ impl TaskId {
     /// The id that belongs to an idempotency key: the same task name and key give the same id on every machine.
     #[must_use]
     pub fn for_key(task: &str, key: &str) -> Self {
-        // A length in front keeps ("a", "bc") and ("ab", "c") apart.
+        // A length in prefix keeps ("a", "bc") and ("ab", "c") apart.
         let name = format!("{}:{task}{key}", task.len());
         Self::from(uuid_text(uuid::Uuid::new_v5(&IDEMPOTENCY_NAMESPACE, name.as_bytes())))
     }
@@ -118,23 +118,23 @@ impl GroupId {
 /// one of them can guess the others.
 #[derive(Debug)]
 pub struct BatchIds {
-    front: String,
+    prefix: String,
     made: AtomicU32,
 }
 
 impl BatchIds {
     /// So many ids begin alike; those made after them are ordinary ones.
     pub const COUNT_MAX: u32 = 1 << 16;
-    const FRONT: usize = 32;
+    const PREFIX: usize = 32;
 
     /// Ids that begin as no others do.
     #[must_use]
     pub fn random() -> Self {
         let mut bytes = uuid::Uuid::now_v7().into_bytes();
         bytes[6] = 0x80 | (bytes[6] & 0x0f);
-        let mut front = uuid_text(uuid::Uuid::from_bytes(bytes));
-        front.truncate(Self::FRONT);
-        Self { front, made: AtomicU32::new(0) }
+        let mut prefix = uuid_text(uuid::Uuid::from_bytes(bytes));
+        prefix.truncate(Self::PREFIX);
+        Self { prefix, made: AtomicU32::new(0) }
     }
 
     /// The next id.
@@ -142,7 +142,7 @@ impl BatchIds {
     pub fn next(&self) -> TaskId {
         let place = self.made.fetch_add(1, Ordering::Relaxed);
         if place < Self::COUNT_MAX {
-            TaskId::from(format!("{}{place:04x}", self.front))
+            TaskId::from(format!("{}{place:04x}", self.prefix))
         } else {
             TaskId::random()
         }
@@ -151,23 +151,23 @@ impl BatchIds {
     /// Whether an id has the form of those made here.
     #[must_use]
     pub fn may_have_made(id: &TaskId) -> bool {
-        id.as_str().len() == Self::FRONT + 4 && id.as_str().as_bytes()[14] == b'8'
+        id.as_str().len() == Self::PREFIX + 4 && id.as_str().as_bytes()[14] == b'8'
     }
 
     /// What ids begin with that are those of a batch, all from its first and in their order; nothing for any others.
     #[must_use]
-    pub fn front_of<'i>(ids: impl Iterator<Item = &'i TaskId>) -> Option<&'i str> {
-        let mut front = None;
+    pub fn prefix_of<'i>(ids: impl Iterator<Item = &'i TaskId>) -> Option<&'i str> {
+        let mut prefix = None;
         for (place, id) in ids.enumerate() {
-            let (begins, ends) = id.as_str().split_at_checked(Self::FRONT)?;
-            let alike = *front.get_or_insert(begins) == begins && begins.as_bytes()[14] == b'8';
+            let (begins, ends) = id.as_str().split_at_checked(Self::PREFIX)?;
+            let alike = *prefix.get_or_insert(begins) == begins && begins.as_bytes()[14] == b'8';
             let digits =
                 ends.len() == 4 && ends.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
             if !alike || !digits || usize::from_str_radix(ends, 16) != Ok(place) {
                 return None;
             }
         }
-        front
+        prefix
     }
 }
 
@@ -185,28 +185,29 @@ mod tests {
     fn ids_of_a_batch_are_known_by_their_form() {
         let (batch, other) = (BatchIds::random(), BatchIds::random());
         let ids: Vec<TaskId> = (0..300).map(|_| batch.next()).collect();
-        let front = BatchIds::front_of(ids.iter()).unwrap();
-        assert_eq!(ids[0].as_str(), format!("{front}0000"));
-        assert_eq!(ids[299].as_str(), format!("{front}012b"));
+        let prefix = BatchIds::prefix_of(ids.iter()).unwrap();
+        assert_eq!(ids[0].as_str(), format!("{prefix}0000"));
+        assert_eq!(ids[299].as_str(), format!("{prefix}012b"));
         let id = uuid::Uuid::parse_str(ids[7].as_str()).unwrap();
         assert_eq!((id.get_version_num(), id.get_variant()), (8, uuid::Variant::RFC4122));
-        assert_ne!(BatchIds::front_of([other.next()].iter()).unwrap(), front);
+        assert_ne!(BatchIds::prefix_of([other.next()].iter()).unwrap(), prefix);
 
-        assert_eq!(BatchIds::front_of(ids[1..].iter()), None, "not from the first");
-        assert_eq!(BatchIds::front_of(ids.iter().step_by(2)), None, "one is missing");
-        assert_eq!(BatchIds::front_of([&ids[0], &other.next()].into_iter()), None, "two batches");
-        for no_batch in ["", "a", "0000", &front[..31], &format!("{front}+000"), &format!("{front}00000")] {
-            assert_eq!(BatchIds::front_of([TaskId::from(no_batch)].iter()), None, "{no_batch}");
+        assert_eq!(BatchIds::prefix_of(ids[1..].iter()), None, "not from the first");
+        assert_eq!(BatchIds::prefix_of(ids.iter().step_by(2)), None, "one is missing");
+        assert_eq!(BatchIds::prefix_of([&ids[0], &other.next()].into_iter()), None, "two batches");
+        for no_batch in ["", "a", "0000", &prefix[..31], &format!("{prefix}+000"), &format!("{prefix}00000")]
+        {
+            assert_eq!(BatchIds::prefix_of([TaskId::from(no_batch)].iter()), None, "{no_batch}");
         }
         let of_version_7 = TaskId::from(TaskId::random().as_str()[..32].to_owned() + "0000");
-        assert_eq!(BatchIds::front_of([of_version_7].iter()), None);
-        assert_eq!(BatchIds::front_of([].iter()), None);
+        assert_eq!(BatchIds::prefix_of([of_version_7].iter()), None);
+        assert_eq!(BatchIds::prefix_of([].iter()), None);
     }
 
     #[test]
     fn past_their_number_ids_are_ordinary() {
         let batch = BatchIds { made: AtomicU32::new(BatchIds::COUNT_MAX - 1), ..BatchIds::random() };
-        assert_eq!(batch.next().as_str(), format!("{}ffff", batch.front));
-        assert!(!batch.next().as_str().starts_with(&batch.front));
+        assert_eq!(batch.next().as_str(), format!("{}ffff", batch.prefix));
+        assert!(!batch.next().as_str().starts_with(&batch.prefix));
     }
 }

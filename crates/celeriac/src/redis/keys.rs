@@ -1,7 +1,7 @@
 //! Every key and channel that this store uses in Redis.
 //!
 //! Celery's keys keep Celery's names; our own begin with `celeriac:`. `global_keyprefix` goes before all of them but the
-//! results, which have a prefix of their own, as in Celery. `<id>` is a task, `<front>` what the ids of a batch begin with,
+//! results, which have a prefix of their own, as in Celery. `<id>` is a task, `<prefix>` what the ids of a batch begin with,
 //! `<gid>` a group, `<q>` a queue, `<ticket>` a question to workers. A key whose bound begins with TTL always has one;
 //! `tests/it/redis_keys.rs` reads this table, and compares.
 //!
@@ -22,8 +22,8 @@
 //! | `celeriac:counter` | string | the last number given out | this store; one |
 //! | `celeriac:tasks` | stream | number-0 → id, or a batch under the number of its last, in the order of acceptance | the task; swept with it |
 //! | `celeriac:t:<id>` | hash | what is known of a task, see `lua/prelude.lua` | the task; swept |
-//! | `celeriac:b:<front>` | hash | what is known of a batch, see `lua/batch.lua`: of tasks whose ids begin so | its tasks; goes when the last is swept |
-//! | `celeriac:r:<front>` | string | a bit for each of them that has or had a record of its own | with the batch |
+//! | `celeriac:b:<prefix>` | hash | what is known of a batch, see `lua/batch.lua`: of tasks whose ids begin so | its tasks; goes when the last is swept |
+//! | `celeriac:r:<prefix>` | string | a bit for each of them that has or had a record of its own | with the batch |
 //! | `celeriac:l:<id>` | list | its log, where that is more than its end | the task; `log_bound`, swept with it |
 //! | `celeriac:a:<id>` | list | its attempts | the task; 20, swept with it |
 //! | `celeriac:s:<id>` | hash | its durable steps | the task; swept with it; TTL where it is unknown |

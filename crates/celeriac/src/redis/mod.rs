@@ -9,7 +9,7 @@
 //! the scripts around it take their orders as a flat list of arguments. The modules here write those lists and read the
 //! answers. What most tasks are, sent once, taken once and ended well, has three short scripts that do without the rules:
 //! `usual`. Messages that are sent at once and are alike are pushed by the command for that, and share a record until each is
-//! taken: `bulk`. `link` is the way to the server, `line` keeps a connection up, `doorbell` wakes those who wait.
+//! taken: `batch`. `link` is the way to the server, `line` keeps a connection up, `doorbell` wakes those who wait.
 //!
 //! **Invariant:** an envelope is on a list, in `unacked` or in `celeriac:messages`; moving it is one script, and
 //! pushing a batch one transaction.
@@ -20,8 +20,8 @@
 
 mod address;
 mod backend;
+mod batch;
 mod broker;
-mod bulk;
 mod catalog;
 mod connect;
 mod control;

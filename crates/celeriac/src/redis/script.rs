@@ -70,8 +70,8 @@ macro_rules! scripts {
 
 pub(super) static PUBLISH: LazyLock<Script> =
     LazyLock::new(|| Script::usual_of_batches("publish", include_str!("lua/publish.lua")));
-pub(super) static BULK: LazyLock<Script> =
-    LazyLock::new(|| Script::usual_of_batches("publish", include_str!("lua/bulk.lua")));
+pub(super) static PUBLISH_BATCH: LazyLock<Script> =
+    LazyLock::new(|| Script::usual_of_batches("publish", include_str!("lua/publish_batch.lua")));
 // Where an answer is lost, what was reserved is handed back first: UNHEARD.
 pub(super) static TAKE: LazyLock<Script> =
     LazyLock::new(|| Script::usual_of_batches("reserve", include_str!("lua/take.lua")));

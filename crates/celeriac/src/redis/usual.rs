@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use redis::Value;
 
-use super::bulk::Batch;
+use super::batch::Batch;
 use super::transact::{check_size, committed, envelope_of, id_in, lease_end};
 use super::value::{self, into_items, items, seconds_held};
 use super::{RedisStore, script};

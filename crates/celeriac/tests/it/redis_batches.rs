@@ -257,3 +257,19 @@ async fn a_batch_waits_for_a_server_that_cannot_take_it() {
     assert!(sent.await.unwrap().unwrap().is_empty());
     assert_eq!(server.number(&["LLEN", "q"]), 21);
 }
+
+/// What somebody has deleted of it leaves no place in the order.
+#[tokio::test]
+async fn a_batch_without_a_record_is_swept() {
+    let server = RedisServer::start().await;
+    let (store, clock) = open(&server).await;
+    let batch = batch_of(20, "t", "q");
+    store.publish(batch.clone()).await.unwrap();
+    let record = format!("celeriac:b:{}", &batch[0].task_id.as_str()[..32]);
+    assert_eq!(server.number(&["DEL", &record]), 1);
+    assert_eq!(phase(&store, batch[0].task_id.as_str()).await, None);
+    store.sweep(clock.now(), 100).await.unwrap();
+    assert_eq!(server.number(&["XLEN", "celeriac:tasks"]), 0);
+    // Its messages are run as anybody's are of which nothing is known.
+    assert_eq!(ids(&reserve(&store).await), names(&batch));
+}

@@ -131,7 +131,7 @@ local function leave(id, n)
   elseif call('HINCRBY', batch.key, 'g', '1') == batch.count then
     call('XDEL', TASKS, number_in(batch, batch.count - 1) .. '-0')
     call('DEL', batch.key, batch.bits)
-    batches[batch.front] = false
+    batches[batch.prefix] = false
   end
 end
 

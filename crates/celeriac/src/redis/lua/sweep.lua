@@ -67,15 +67,15 @@ local function sweep_one(id)
 end
 
 -- Those of a batch that come after `from`. It leaves the order when the last of them does.
-local function sweep_batch(entry, front, last, count)
-  if not batch_named(front) then
+local function sweep_batch(entry, prefix, last, count)
+  if not batch_named(prefix) then
     call('XDEL', TASKS, entry)
     from = string.format('%.0f', last)
     return
   end
   for n = math.max(last - count, tonumber(from)) + 1, last do
     if is_enough() then return end
-    sweep_one(id_in(front, n - (last - count) - 1))
+    sweep_one(id_in(prefix, n - (last - count) - 1))
     from = string.format('%.0f', n)
   end
 end

@@ -1,4 +1,4 @@
-//! Many messages at once, in the cheapest way there is: `lua/bulk.lua`.
+//! Many messages at once, in the cheapest way there is: `lua/publish_batch.lua`.
 //!
 //! What a script is told becomes a string of Lua's, which costs several times what a push does; and a record for each of
 //! many tasks that differ in nothing costs as much again. So a batch is pushed by the command for that, and accepted by a
@@ -18,7 +18,7 @@ const MESSAGES_MIN: usize = 16;
 /// Messages of one name, for one queue, with nothing about them that only a record of their own could say.
 pub(super) struct Batch<'m> {
     /// What their ids begin with.
-    front: &'m str,
+    prefix: &'m str,
     messages: &'m [Routed],
 }
 
@@ -29,15 +29,15 @@ impl<'m> Batch<'m> {
         let alike = |routed: &Routed| {
             routed.task == first.task && routed.queue == first.queue && routed.tags.is_empty()
         };
-        let front = BatchIds::front_of(messages.iter().map(|routed| &routed.task_id))?;
-        messages.iter().all(alike).then_some(Self { front, messages })
+        let prefix = BatchIds::prefix_of(messages.iter().map(|routed| &routed.task_id))?;
+        messages.iter().all(alike).then_some(Self { prefix, messages })
     }
 }
 
 impl RedisStore {
     /// Publishes a batch that nobody has heard of; says whether it was that. If not, nothing was done.
     pub(super) async fn publish_batch(&self, batch: &Batch<'_>, now: Timestamp) -> Result<bool> {
-        let Batch { front, messages } = batch;
+        let Batch { prefix, messages } = batch;
         let (link, keys) = (&self.link, self.link.keys());
         let Routed { task, queue, .. } = &messages[0];
         let bytes: usize = messages.iter().map(|routed| KombuEnvelope::bytes_max(&routed.message)).sum();
@@ -50,7 +50,7 @@ impl RedisStore {
             }
             push.arg(envelope.text);
         }
-        let script = &script::BULK;
+        let script = &script::PUBLISH_BATCH;
         let mut pipeline = redis::pipe();
         // In the transaction, so that the script cannot be unknown once the messages are there.
         pipeline.atomic().cmd("SCRIPT").arg("LOAD").arg(script.text());
@@ -59,7 +59,7 @@ impl RedisStore {
         for told in self.preamble(now) {
             pipeline.arg(told);
         }
-        pipeline.arg(*front).arg(messages.len()).arg(&**task).arg(queue.as_str());
+        pipeline.arg(*prefix).arg(messages.len()).arg(&**task).arg(queue.as_str());
         match &link.pipeline(script.name(), &pipeline).await?[..] {
             [_, _, accepted] => Ok(value::integer(accepted) == 1),
             _ => Err(link.unexpected(script.name())),
