@@ -7,9 +7,12 @@ use celeriac::broker::{Broker, Delivery, Reserve, Revocation, Revoke, Routed};
 use celeriac::clock::Clock;
 use celeriac::id::{QueueName, WorkerName};
 use celeriac::protocol::{Json, ResultMeta};
+use celeriac::redis::{RedisOptions, RedisStore};
 use celeriac::store::{Outcome, Then, Transact, Transaction};
+use celeriac::testing::ManualClock;
 use celeriac::{State, TaskId};
 
+use crate::proxy::Proxy;
 use crate::redis::{LEASE, envelope, finished, ids, message, open, request, reserve, tag_of, until};
 use crate::redis_server::RedisServer;
 use crate::support::PATIENCE;
@@ -283,10 +286,17 @@ async fn the_parts_of_a_reservation_are_told_apart() {
 #[tokio::test]
 async fn reservations_at_once_are_told_apart() {
     let server = RedisServer::start().await;
-    let (store, _) = open(&server).await;
+    let proxy = Proxy::to(server.address()).await;
+    let clock = ManualClock::new();
+    let store = RedisStore::connect(&proxy.url(), RedisOptions::default(), clock.shared()).await.unwrap();
+    // From here on the queue is declared: nothing comes before the reservations.
+    assert!(reserve(&store).await.is_empty());
     store.publish(vec![message("a"), message("b")]).await.unwrap();
     let one = Reserve { limit: 1, ..request(Duration::ZERO) };
-    let (first, second) = tokio::join!(store.reserve(&one), store.reserve(&one));
+    // No answer comes before both are under way: without that the first may be over before the second begins.
+    proxy.close();
+    let (first, second, ()) =
+        tokio::join!(biased; store.reserve(&one), store.reserve(&one), async { proxy.open() });
     let (first, second) = (first.unwrap(), second.unwrap());
     let end = |held: &Delivery| server.command(&["ZSCORE", "celeriac:leases", held.tag.as_str()]);
     let ends = [end(&first[0]), end(&second[0])];
