@@ -10,6 +10,7 @@ mod engine;
 mod event;
 mod faults;
 mod foreign;
+mod jitter;
 mod kills;
 mod limits;
 mod macros;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::jitter::Jitter;
 use crate::support::PATIENCE;
 
 pub(crate) struct RedisServer {
@@ -15,6 +16,8 @@ pub(crate) struct RedisServer {
     folder: TempDir,
     options: Vec<String>,
     process: Option<Child>,
+    /// The path to it, where the tests go by one that is late.
+    path: Option<Jitter>,
 }
 
 impl RedisServer {
@@ -68,8 +71,9 @@ impl RedisServer {
         for _ in 0..10 {
             let port = free_port();
             let process = Some(spawn(port, &folder, &options));
-            let mut server = Self { port, folder, options: options.clone(), process };
+            let mut server = Self { port, folder, options: options.clone(), process, path: None };
             if server.is_up().await {
+                server.path = Jitter::to(port);
                 return server;
             }
             server.kill();
@@ -79,7 +83,8 @@ impl RedisServer {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        let port = self.path.as_ref().map_or(self.port, Jitter::port);
+        format!("redis://127.0.0.1:{port}/0")
     }
 
     /// A Sentinel that watches this server as `service`, on a port of its own.
@@ -95,7 +100,7 @@ impl RedisServer {
         let mut command = Command::new(program());
         command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
         let process = Some(command.spawn().expect("redis-server is installed"));
-        let mut sentinel = Self { port, folder, options: Vec::new(), process };
+        let mut sentinel = Self { port, folder, options: Vec::new(), process, path: None };
         assert!(sentinel.is_up().await, "the Sentinel starts");
         sentinel
     }
@@ -258,6 +263,6 @@ async fn another_server_is_not_taken_for_this_one() {
     let other = RedisServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let process = Some(spawn(other.port, &folder, &[]));
-    let mut late = RedisServer { port: other.port, folder, options: Vec::new(), process };
+    let mut late = RedisServer { port: other.port, folder, options: Vec::new(), process, path: None };
     assert!(!late.is_up().await);
 }
