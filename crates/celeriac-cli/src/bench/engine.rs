@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use tokio::time::Instant;
 
 use super::tasks::{RUNS, noop};
-use super::{Figures, pss, rate};
+use super::{Figures, idle, pss, rate};
 use crate::args::Bench;
 use crate::output::{Exit, Output, Problem};
 
@@ -78,7 +78,11 @@ pub(super) async fn measure(
     bar: &ProgressBar,
     figures: &mut Figures,
 ) -> Result<(), Problem> {
-    figures.rows.push(("memory when idle", "KiB PSS", pss("self")));
+    figures.rows.push(("memory of an idle worker", "KiB PSS", idle::worker(app).await?));
+    if let Some(program) = &args.worker {
+        let weight = idle::worker_of_its_own(app, program).await?;
+        figures.rows.push(("memory of an idle worker of the library alone", "KiB PSS", weight));
+    }
     figures.rows.push(("publish, one at a time", "/s", publish_singly(app).await?));
     bar.inc(1);
     app.purge(&app.config().task_default_queue).await?;
@@ -90,7 +94,7 @@ pub(super) async fn measure(
     figures.rows.push(("publish, in batches of 500, 4 callers", "/s", published));
     bar.inc(1);
     figures.rows.push(("run with result, backlog drained", "/s", drain(app, args, &ids).await?));
-    figures.rows.push(("memory after the drain", "KiB PSS", pss("self")));
+    figures.rows.push(("memory of the benchmark after the drain", "KiB PSS", pss("self")));
     bar.inc(1);
     let latency = round_trips(app, args).await?;
     for (name, quantile) in [

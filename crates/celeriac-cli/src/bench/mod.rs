@@ -1,7 +1,9 @@
 //! `celeriac bench`: what celeriac does on this machine. `engine` measures store and worker, `redis` the same on Redis
-//! and next to Celery, `server` the API and the streams. Every figure is the median of several runs, with its range.
+//! and next to Celery, `server` the API and the streams, `idle` what a worker weighs. Every figure is the median of several
+//! runs, with its range.
 
 mod engine;
+mod idle;
 mod redis;
 mod server;
 mod tasks;

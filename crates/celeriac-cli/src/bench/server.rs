@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Figures, pss};
+use super::{Figures, idle, pss};
 use crate::args::Bench;
 use crate::http;
 use crate::output::{Exit, Output, Problem};
@@ -114,7 +114,7 @@ impl Served {
         // All watchers are one client here.
         let config = path.with_extension("toml");
         std::fs::write(&config, "[server]\nrate_limit = 0\n")?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(idle::program(path.parent().unwrap_or(Path::new(".")))?)
             .args(["--json", "--quiet", "--broker", &format!("sqlite://{}", path.display())])
             .args(["serve", "--bind", "127.0.0.1:0", "--bench-tasks", "--concurrency", &slots.to_string()])
             .arg("--config")
