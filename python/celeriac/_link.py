@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import signal
 import threading
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
@@ -49,6 +50,9 @@ class Link(Protocol):
 
     def group(self, group_id: str) -> Any:
         """The tuple form of a group that was kept."""
+
+    def delete_group(self, group_id: str) -> None:
+        """Forgets a group that was kept, and of its members nothing."""
 
 
 #: Set in the processes of a worker.
@@ -102,8 +106,7 @@ class Server:
         raise Refused("ends of chords are counted by the worker that runs their tasks: `celeriac worker -A …`")
 
     def revoke(self, ids: list[str], arguments: dict[str, Any]) -> None:
-        how = {"ids": ids, "terminate": bool(arguments.get("terminate"))}
-        self._ask("POST", "/tasks/revoke", how)
+        self._ask("POST", "/tasks/revoke", {"ids": ids, **how_to_stop(arguments)})
 
     def forget(self, task_id: str) -> None:
         self._ask("DELETE", f"/tasks/{quote(task_id, safe='')}/meta")
@@ -113,6 +116,9 @@ class Server:
 
     def group(self, group_id: str) -> Any:
         return self._ask("GET", f"/groups/{quote(group_id, safe='')}")["result"]
+
+    def delete_group(self, group_id: str) -> None:
+        self._ask("DELETE", f"/groups/{quote(group_id, safe='')}")
 
     def _ask(self, method: str, path: str, body: Any = None, wait: float = 0) -> Any:
         headers = dict(self._headers)
@@ -163,6 +169,18 @@ class Server:
         scheme = "https" if self._secure else "http"
         text = f"celeriac's server cannot be reached at {scheme}://{self._host}:{self._port}: {why or type(why).__name__}"
         return Unavailable(f"{text}; start it with `celeriac serve`")
+
+
+def how_to_stop(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a command of Celery's to revoke says of what runs."""
+    if not arguments.get("terminate"):
+        return {"terminate": False}
+    name = arguments.get("signal") or "SIGTERM"
+    if isinstance(name, int):
+        name = signal.Signals(name).name
+    # Celery takes a name without its beginning, too.
+    name = name.upper()
+    return {"terminate": True, "signal": name if name.startswith("SIG") else f"SIG{name}"}
 
 
 def handed(messages: list[dict[str, Any]], chords: list[dict[str, Any]]) -> dict[str, Any]:

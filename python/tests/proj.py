@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.result import GroupResult
 
 import celeriac
 
@@ -201,6 +202,34 @@ def replaced(self, x):
 def sends(self, x):
     """Sends another task from within."""
     return add.delay(x, x).id
+
+
+@app.task
+def catches(path):
+    """Notes the signal that it is stopped by."""
+
+    def caught(*_):
+        pathlib.Path(path).write_text("caught")
+        os._exit(1)
+
+    signal.signal(signal.SIGUSR2, caught)
+    pathlib.Path(path).write_text("ready")
+    wait_for(f"{path} never")
+
+
+@app.task
+def governs(waits, runs, ended):
+    """Revokes tasks, forgets one, and keeps a group for a while."""
+    app.AsyncResult(waits).revoke()
+    app.AsyncResult(runs).revoke(terminate=True, signal="USR2")
+    app.AsyncResult(ended).forget()
+    kept = GroupResult("kept", [app.AsyncResult(waits)], app=app)
+    seen = [GroupResult.restore("kept", app=app)]
+    kept.save()
+    seen.append(GroupResult.restore("kept", app=app))
+    kept.delete()
+    seen.append(GroupResult.restore("kept", app=app))
+    return [found and found.as_tuple() for found in seen]
 
 
 @app.task(bind=True)

@@ -1,6 +1,7 @@
 """An application whose broker and result backend are `celeriac+http://…`, and that says nothing else: no Redis at all."""
 
 import re
+import signal
 import sys
 import urllib.error
 
@@ -142,8 +143,9 @@ def test_a_group_is_saved_and_restored(embedded):
     result.save()
     restored = GroupResult.restore(result.id, app=embedded.app)
     assert restored == result and get(restored) == [2, 10]
-    with pytest.raises(NotImplementedError, match="results expire"):
-        restored.delete()
+    restored.delete()
+    assert GroupResult.restore(result.id, app=embedded.app) is None
+    assert get(result) == [2, 10]
 
 
 def test_a_result_is_forgotten(embedded, tmp_path):
@@ -167,6 +169,23 @@ def test_a_result_is_forgotten(embedded, tmp_path):
     assert [embedded.app.AsyncResult(member.id).state for member in members] == ["PENDING"] * 3
 
 
+def test_a_task_revokes_and_forgets_others_and_keeps_a_group(embedded, tmp_path):
+    waits = embedded.proj.add.apply_async((1, 1), countdown=3600)
+    ended = embedded.proj.add.delay(1, 2)
+    assert get(ended) == 3
+    mark = tmp_path / "mark"
+    runs = embedded.proj.catches.delay(str(mark))
+    until(lambda: mark.exists() and mark.read_text() == "ready", "it does not run")
+    seen = get(embedded.proj.governs.delay(waits.id, runs.id, ended.id))
+    assert seen == [None, [["kept", None], [[[waits.id, None], None]]], None]
+    assert embedded.app.AsyncResult(ended.id).state == "PENDING"
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        get(waits)
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        get(runs)
+    until(lambda: mark.read_text() == "caught", "it was stopped by another signal")
+
+
 def test_tasks_that_wait_are_revoked(embedded):
     add = embedded.proj.add
     alone = add.apply_async((1, 1), countdown=3600)
@@ -185,6 +204,17 @@ def test_a_task_is_revoked(embedded, tmp_path):
     result.revoke(terminate=True)
     with pytest.raises(Exception, match="terminated"):
         get(result)
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "usr2", signal.SIGUSR2])
+def test_a_task_is_revoked_by_a_signal(embedded, tmp_path, name):
+    mark = tmp_path / "mark"
+    result = embedded.proj.catches.delay(str(mark))
+    until(lambda: mark.exists() and mark.read_text() == "ready", "it does not run")
+    result.revoke(terminate=True, signal=name)
+    with pytest.raises(Exception, match="terminated"):
+        get(result)
+    until(lambda: mark.read_text() == "caught", "it was stopped by another signal")
 
 
 def test_reports_and_steps(embedded):

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Both halves must be of one version.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 pub(crate) const START: u8 = 1;
 pub(crate) const FORK: u8 = 2;
@@ -39,6 +39,7 @@ pub(crate) const FLUSH: u8 = 44;
 pub(crate) const STORE: u8 = 45;
 pub(crate) const FETCH: u8 = 46;
 pub(crate) const PONG: u8 = 47;
+pub(crate) const ORDER: u8 = 48;
 
 /// A frame from Python holds so many bytes at most.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 20;

@@ -28,6 +28,7 @@ mod frame;
 mod link;
 mod manifest;
 mod memory;
+mod order;
 mod pool;
 mod report;
 mod signature;

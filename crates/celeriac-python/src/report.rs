@@ -14,6 +14,7 @@ use celeriac::task::{CancelReason, Context, StepError};
 use celeriac::{Json, TaskId};
 
 use crate::frame::{self, Channel, Frame};
+use crate::order;
 
 /// Records that are written in one step, at most.
 const BATCH_MAX: usize = 256;
@@ -111,6 +112,7 @@ impl Reports {
             frame::STEP_DONE => Box::pin(async move { Some(store(&context, call, payload).await) }),
             frame::STORE => Box::pin(async move { Some(hand_over(&context, call, payload).await) }),
             frame::FETCH => Box::pin(async move { Some(fetch(&context, call, payload).await) }),
+            frame::ORDER => Box::pin(async move { Some(carry_out(&context, call, payload).await) }),
             _ => Box::pin(async move { Some(flush(&context, call, payload).await) }),
         });
         true
@@ -145,6 +147,7 @@ pub(crate) fn is_report(kind: u8) -> bool {
             | frame::FLUSH
             | frame::STORE
             | frame::FETCH
+            | frame::ORDER
     )
 }
 
@@ -252,6 +255,15 @@ async fn fetch(context: &Context, call: u32, mut payload: Bytes) -> Vec<u8> {
             answer(call, question, FOUND, &[Json::array(&metas).as_str().as_bytes()])
         }
         Err(error) => answer(call, question, FAILED, &[error.to_string().as_bytes()]),
+    }
+}
+
+/// What else is asked of the store.
+async fn carry_out(context: &Context, call: u32, mut payload: Bytes) -> Vec<u8> {
+    let Some(question) = question(&mut payload) else { return cut_off(call) };
+    match order::carry_out(context.app(), &payload).await {
+        Ok(found) => answer(call, question, FOUND, &[found.as_str().as_bytes()]),
+        Err(why) => answer(call, question, FAILED, &[why.as_bytes()]),
     }
 }
 

@@ -80,6 +80,7 @@ fn task_routes(server: &Server) -> OpenApiRouter<Server> {
         .routes(routes!(call::send))
         .routes(routes!(messages::publish))
         .routes(routes!(groups::save))
+        .routes(routes!(groups::delete))
         .routes(routes!(groups::forget))
         .routes(routes!(revoke::one))
         .routes(routes!(revoke::many))

@@ -165,6 +165,18 @@ impl<R> AsyncResult<R> {
         Ok(self.app.store().backend.save_group(&group_id, &self.tuple.encode()).await?)
     }
 
+    /// Forgets the shape of a group that was [saved](Self::save): Celery's `delete`. Its members stay.
+    ///
+    /// # Errors
+    /// When this is no group, or the store cannot be written.
+    pub async fn delete(&self) -> Result<()> {
+        if self.tuple.children.is_none() {
+            return Err(Error::invalid(&*self.tuple.id, "only a group can be deleted; a task is forgotten"));
+        }
+        let group_id = GroupId::from(self.tuple.id.as_str());
+        Ok(self.app.store().backend.delete_group(&group_id).await?)
+    }
+
     async fn finished(&self, id: &TaskId, deadline: Instant) -> Result<ResultMeta> {
         let backend = &self.app.store().backend;
         loop {

@@ -71,16 +71,22 @@ class Supervisor:
         self._hand_over({"parts": [part]}, _LATE if part["task"] == self._call().task_id else _NOW)
 
     def revoke(self, ids: list[str], arguments: dict[str, Any]) -> None:
-        raise NotImplementedError("a task cannot revoke others on this store; ask the server, or `celeriac revoke`")
+        self._order("revoke", ids=ids, **_link.how_to_stop(arguments))
 
     def forget(self, task_id: str) -> None:
-        raise NotImplementedError("a task cannot forget others on this store; a client with the server's address can")
+        self._order("forget", ids=[task_id])
 
     def save_group(self, group_id: str, result: Any) -> None:
-        raise NotImplementedError("a task cannot save a group on this store; a client with the server's address can")
+        self._order("save_group", id=group_id, result=result)
 
     def group(self, group_id: str) -> Any:
-        raise NotImplementedError("a task cannot restore a group on this store; a client with the server's address can")
+        return self._order("group", id=group_id)
+
+    def delete_group(self, group_id: str) -> None:
+        self._order("delete_group", id=group_id)
+
+    def _order(self, what: str, **how: Any) -> Any:
+        return json.loads(self._ask(wire.ORDER, dumps({what: how}).encode()))
 
     def _hand_over(self, what: dict[str, Any], when: bytes) -> None:
         self._ask(wire.STORE, when + dumps(what).encode())

@@ -37,10 +37,13 @@ STORE                    45  to super.  ``question: u32, late: u8``, and JSON as
                                         ``results`` and ``parts``: to be written now, or with the end of the task
 FETCH                    46  to super.  ``question: u32``, and the ids of tasks whose metas are wanted
 PONG                     47  to super.  none: it does
+ORDER                    48  to super.  ``question: u32``, and JSON: what is to be done in the store, one of ``revoke``,
+                                        ``forget``, ``save_group``, ``group``, ``delete_group``: and with what
 ====================  =====  =========  ==================================================================================
 
 The statuses of an answer: NEW, the step is to be taken, and its key; FOUND, ``key length: u16, key`` and the value it has;
-STORED, it is written or kept for the end; for FETCH, FOUND and the metas; STOPPED, the task is to stop, and why; FAILED, and why.
+STORED, it is written or kept for the end; for FETCH and
+ORDER, FOUND and the metas, or what else there is to tell; STOPPED, the task is to stop, and why; FAILED, and why.
 """
 
 from __future__ import annotations
@@ -49,13 +52,13 @@ import socket
 import struct
 
 #: Both halves must be of one version.
-VERSION = 3
+VERSION = 4
 
 START, FORK, IMPORT, SIGNAL = 1, 2, 3, 4
 READY, FORKED, EXITED, FAILED, WARNING, ERROR = 10, 11, 12, 13, 14, 15
 TASK, CONCLUDE, CANCEL, STOP, ANSWER, PING = 20, 21, 22, 23, 24, 25
 HELLO, END, CONCLUDED, MODULES, SPENT = 30, 31, 32, 33, 34
-RECORD, STEP, STEP_DONE, TOKEN, FLUSH, STORE, FETCH, PONG = 40, 41, 42, 43, 44, 45, 46, 47
+RECORD, STEP, STEP_DONE, TOKEN, FLUSH, STORE, FETCH, PONG, ORDER = range(40, 49)
 
 HEADER = struct.Struct("<IBI")
 #: A frame holds so many bytes at most; the supervisor bounds what it sends by its own settings.

@@ -1,4 +1,5 @@
-//! What Celery's clients keep of groups, and take back of results: `GroupResult.save` and `restore`, `forget`.
+//! What Celery's clients keep of groups, and take back of results: `GroupResult.save`, `restore`
+//! and `delete`, `forget`.
 
 use axum::Json;
 use axum::extract::State;
@@ -81,6 +82,19 @@ pub(crate) async fn save(
 pub(crate) async fn get(State(server): State<Server>, Name(id): Name) -> Result<Json<GroupView>, Problem> {
     let found = server.app().store().backend.group(&GroupId::from(id)).await?;
     Ok(Json(GroupView { result: found.as_ref().map(Raw::new) }))
+}
+
+/// Forget a group that was kept
+///
+/// As Celery's `GroupResult.delete`; of its members nothing.
+#[utoipa::path(
+    delete, path = "/groups/{id}", tag = "celery", operation_id = "delete_group",
+    params(("id" = String, Path, description = "The group's id", min_length = 1)),
+    responses((status = 204, description = "None is kept under that id")),
+)]
+pub(crate) async fn delete(State(server): State<Server>, Name(id): Name) -> Result<StatusCode, Problem> {
+    server.app().store().backend.delete_group(&GroupId::from(id)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Forget a task

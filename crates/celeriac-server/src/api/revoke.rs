@@ -44,6 +44,12 @@ pub(crate) struct RevokeManyRequest {
     all: (),
     /// Whether to stop those that run, too.
     terminate: Option<bool>,
+    /// With `terminate`, the signal for tasks that are processes, as Python's are: SIGTERM, unless another is named. Tasks
+    /// written in Rust are told.
+    #[schema(
+        pattern = "^SIG(HUP|INT|QUIT|ILL|TRAP|ABRT|FPE|KILL|SEGV|PIPE|ALRM|TERM|BUS|USR1|USR2|CHLD|CONT|STOP|TSTP|TTIN|TTOU|URG|XCPU|XFSZ|VTALRM|PROF|WINCH|IO)$"
+    )]
+    signal: Option<String>,
 }
 
 /// What became of a task that was to be stopped.
@@ -129,10 +135,7 @@ pub(crate) async fn one(
     problems.check()?;
     let task_id = TaskId::from(id);
     let ids = std::slice::from_ref(&task_id);
-    let revoked = match signal.filter(|_| terminate) {
-        Some(signal) => server.app().terminate(ids, signal).await?.pop(),
-        None => server.app().revoke(ids, terminate).await?.pop(),
-    };
+    let revoked = stop(&server, ids, terminate, signal.filter(|_| terminate)).await?.pop();
     let (revoked, worker, text) = match revoked {
         None | Some(Revoked::Unknown) => return Err(super::tasks::unknown(&task_id)),
         Some(Revoked::Scheduled) => (RevokedName::Scheduled, None, "it waited for its time, and is revoked"),
@@ -193,12 +196,13 @@ pub(crate) async fn many(
     let mut fields = body.fields(&mut problems)?;
     let meant = Meant::read(&mut fields, &server, &mut problems);
     let terminate = fields.boolean("terminate", &mut problems).unwrap_or(false);
-    fields.finish(&["ids", "filter", "all", "terminate"], &mut problems);
+    let signal = signal(&mut fields, &mut problems).filter(|_| terminate);
+    fields.finish(&["ids", "filter", "all", "terminate", "signal"], &mut problems);
     problems.check()?;
     let (ids, more) = meant.find(&server, bulk::UNFINISHED, &[]).await?;
     let mut view = RevokeManyView { more, ..RevokeManyView::default() };
     for ids in ids.chunks(bulk::CHUNK) {
-        for revoked in server.app().revoke(ids, terminate).await? {
+        for revoked in stop(&server, ids, terminate, signal).await? {
             match revoked {
                 Revoked::Scheduled => view.scheduled += 1,
                 Revoked::Queued => view.queued += 1,
@@ -211,6 +215,18 @@ pub(crate) async fn many(
         }
     }
     Ok(Json(view))
+}
+
+async fn stop(
+    server: &Server,
+    ids: &[TaskId],
+    terminate: bool,
+    signal: Option<ProcessSignal>,
+) -> Result<Vec<Revoked>, Problem> {
+    Ok(match signal {
+        Some(signal) => server.app().terminate(ids, signal).await?,
+        None => server.app().revoke(ids, terminate).await?,
+    })
 }
 
 /// A signal by its name, in full.

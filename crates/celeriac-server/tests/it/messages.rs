@@ -63,6 +63,10 @@ async fn groups_are_kept_and_tasks_forgotten() {
         let places = api.send(Method::PUT, "/api/v1/groups/g", Some(body.clone())).await.expect(422).places();
         assert_eq!(places, [at], "{body}");
     }
+    for _ in 0..2 {
+        api.send(Method::DELETE, "/api/v1/groups/g", None).await.expect(204);
+        assert_eq!(api.get("/api/v1/groups/g").await.expect(200).body["result"], Value::Null);
+    }
     let record = Record {
         results: vec![ResultMeta::new("a", State::Success, Json::parse("5").unwrap())],
         ..Default::default()

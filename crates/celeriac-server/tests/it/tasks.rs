@@ -320,11 +320,15 @@ async fn many_are_revoked_and_run_again(mut api: Api) {
         (json!({ "all": true, "ids": [] }), vec![""]),
         (json!({ "ids": "x" }), vec!["/ids"]),
         (json!({ "filter": {"phase": ["gone"]} }), vec!["/filter/phase"]),
+        (json!({ "all": true, "terminate": true, "signal": "KILL" }), vec!["/signal"]),
     ] {
         assert_eq!(revoke(wrong.clone()).await.places(), places, "{wrong}");
     }
     assert_eq!(api.get("/api/v1/tasks?phase=queued").await.body["items"].as_array().unwrap().len(), 6);
-    let done = revoke(json!({ "filter": {"tag": "t1"} })).await.expect(200).body;
+    let done = revoke(json!({ "filter": {"tag": "t1"}, "terminate": true, "signal": "SIGUSR1" }))
+        .await
+        .expect(200)
+        .body;
     assert_eq!((&done["queued"], &done["more"]), (&json!(3), &json!(false)));
     let done = revoke(json!({ "ids": ["none"] })).await.expect(200).body;
     assert_eq!(done["unknown"], 1);

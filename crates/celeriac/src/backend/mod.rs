@@ -68,6 +68,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// The shape of a saved group.
     async fn group(&self, group_id: &GroupId) -> Result<Option<Json>>;
 
+    /// Forgets the shape of a saved group, as Celery's `GroupResult.delete`; of its members nothing. Of one that is not kept
+    /// there is nothing to forget.
+    async fn delete_group(&self, group_id: &GroupId) -> Result<()>;
+
     /// Checks the whole store, its broker's half included where that is the same: may take long, and changes nothing.
     /// A store that has nothing to check says nothing.
     async fn check(&self) -> Result<Vec<Check>> {

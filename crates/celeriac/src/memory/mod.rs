@@ -275,6 +275,11 @@ impl Backend for MemoryStore {
     async fn group(&self, group_id: &GroupId) -> Result<Option<Json>> {
         Ok(self.read(|contents, _| contents.group(group_id)))
     }
+
+    async fn delete_group(&self, group_id: &GroupId) -> Result<()> {
+        self.write(|contents, _| contents.delete_group(group_id));
+        Ok(())
+    }
 }
 
 #[async_trait]

@@ -219,6 +219,10 @@ impl Contents {
         self.results.groups.insert(group_id.clone(), (now, tuple.clone()));
     }
 
+    pub(super) fn delete_group(&mut self, group_id: &GroupId) {
+        self.results.groups.remove(group_id);
+    }
+
     pub(super) fn group(&self, group_id: &GroupId) -> Option<Json> {
         self.results.groups.get(group_id).map(|(_, tuple)| tuple.clone())
     }

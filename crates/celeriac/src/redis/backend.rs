@@ -276,6 +276,15 @@ impl Backend for RedisStore {
         self.link.pipeline("save_group", &save).await.map(drop)
     }
 
+    async fn delete_group(&self, group_id: &GroupId) -> Result<()> {
+        let keys = self.link.keys();
+        let mut delete = redis::pipe();
+        delete.atomic().cmd("DEL").arg(keys.group(group_id.as_str()));
+        delete.cmd("ZREM").arg(keys.own("groups")).arg(format!("g{group_id}"));
+        // Deleted twice is deleted once.
+        self.link.read_all("delete_group", &delete).await.map(drop)
+    }
+
     async fn group(&self, group_id: &GroupId) -> Result<Option<Json>> {
         let mut command = redis::cmd("GET");
         command.arg(self.link.keys().group(group_id.as_str()));

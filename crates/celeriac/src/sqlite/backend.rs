@@ -119,6 +119,11 @@ impl Backend for SqliteStore {
         self.read("group", move |connection| chords::group(connection, &id)).await
     }
 
+    async fn delete_group(&self, group_id: &GroupId) -> Result<()> {
+        let id = group_id.clone();
+        self.write("delete group", Durability::Full, 1, move |step| step.delete_group(&id)).await
+    }
+
     async fn check(&self) -> Result<Vec<Check>> {
         let problems = SqliteStore::check(self).await?;
         let stats = self.stats().await?;

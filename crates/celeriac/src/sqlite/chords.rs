@@ -96,4 +96,10 @@ impl Step<'_> {
         rows::execute(self.connection, sql::GROUP_SAVE, (id.as_str(), shape.as_str(), self.now))?;
         Ok(())
     }
+
+    /// Forgets the shape of a group.
+    pub(super) fn delete_group(&mut self, id: &GroupId) -> Result<(), Fault> {
+        rows::execute(self.connection, sql::GROUP_DROP, [id.as_str()])?;
+        Ok(())
+    }
 }

@@ -47,6 +47,7 @@ queries! {
     FEED_GROWN = "feed_grown";
     FEED_PAGE = "feed_page";
     GROUPS_DROP_OLD = "groups_drop_old";
+    GROUP_DROP = "group_drop";
     GROUP_FIND = "group_find";
     GROUP_SAVE = "group_save";
     LEASE_ANY_EXPIRED = "lease_any_expired";

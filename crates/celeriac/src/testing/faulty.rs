@@ -308,6 +308,7 @@ through_the_plan! {
         fn ready_chords(limit: usize) -> Vec<GroupId>;
         fn save_group(group_id: &GroupId, tuple: &Json) -> ();
         fn group(group_id: &GroupId) -> Option<Json>;
+        fn delete_group(group_id: &GroupId) -> ();
     }
 }
 

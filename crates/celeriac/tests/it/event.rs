@@ -442,6 +442,7 @@ passed_on! {
     fn ready_chords(limit: usize) -> Vec<GroupId>;
     fn save_group(group_id: &GroupId, tuple: &Json) -> ();
     fn group(group_id: &GroupId) -> Option<Json>;
+    fn delete_group(group_id: &GroupId) -> ();
 }
 
 /// Whoever begins at the start of a long log reads it about once, however large its records are.

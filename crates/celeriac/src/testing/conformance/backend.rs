@@ -232,7 +232,7 @@ pub async fn the_first_value_of_a_step_stays(store: &Store, _: &ManualClock) {
     assert_eq!(step(store, "never", "read").await, None);
 }
 
-/// A group's shape is kept, and a later one takes its place.
+/// A group's shape is kept, a later one takes its place, and it is forgotten when that is asked for.
 pub async fn groups_are_saved(store: &Store, _: &ManualClock) {
     let group_id = GroupId::from("g");
     assert_eq!(store.backend.group(&group_id).await.unwrap(), None);
@@ -240,4 +240,11 @@ pub async fn groups_are_saved(store: &Store, _: &ManualClock) {
         store.backend.save_group(&group_id, &json(shape)).await.unwrap();
         assert_eq!(store.backend.group(&group_id).await.unwrap(), Some(json(shape)));
     }
+    let other = GroupId::from("other");
+    store.backend.save_group(&other, &json("[]")).await.unwrap();
+    for _ in 0..2 {
+        store.backend.delete_group(&group_id).await.unwrap();
+        assert_eq!(store.backend.group(&group_id).await.unwrap(), None);
+    }
+    assert_eq!(store.backend.group(&other).await.unwrap(), Some(json("[]")));
 }
