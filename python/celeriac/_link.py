@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
@@ -55,23 +57,36 @@ class Link(Protocol):
         """Forgets a group that was kept, and of its members nothing."""
 
 
-#: Set in the processes of a worker.
-_worker: Link | None = None
+#: In the processes of a worker, the variable with the address of a server that the application itself has.
+OUTSIDE = "CELERIAC_OWN_SERVER"
+
+#: Set in the processes of a worker that run tasks: the link of the task that runs, if one does.
+_of_the_task: Callable[[], Link | None] | None = None
+#: Those of this process, by their addresses.
+_servers: dict[str, Server] = {}
+_servers_of = 0
 
 
-def use(link: Link) -> None:
-    """This process is one of a worker: whatever address of a server it is given, its supervisor is nearer."""
-    global _worker
-    _worker = link
+def use(of_the_task: Callable[[], Link | None]) -> None:
+    """This process is one of a worker: whatever address of a server a task is given, its supervisor is nearer."""
+    global _of_the_task
+    _of_the_task = of_the_task
 
 
 def link_to(url: str) -> Link:
-    """The link for an address, as it stands behind ``celeriac+``."""
-    if _worker is not None:
-        return _worker
+    """The link for an address, as it stands behind ``celeriac+``. Ask each time: with a task it is another than without."""
+    if _of_the_task is not None and (link := _of_the_task()) is not None:
+        return link
     if url.startswith(WORKER):
-        raise Refused("nothing can be sent here: only a task that runs has a way to the store of its worker")
-    return Server(url)
+        url = os.environ.get(OUTSIDE, "")
+        if not url:
+            raise Refused("nothing can be sent or stored here: only while a task runs is there a way to the store")
+    global _servers_of
+    if _servers_of != os.getpid():
+        # A connection that is kept is not shared with the process that this one was forked from.
+        _servers.clear()
+        _servers_of = os.getpid()
+    return _servers.get(url) or _servers.setdefault(url, Server(url))
 
 
 class Server:

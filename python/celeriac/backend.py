@@ -37,13 +37,10 @@ class Backend(BaseBackend):
         super().__init__(app, url=url, **options)
         # Built with the rest of the address or with all of it, by version.
         self._address = (url or "").removeprefix("celeriac+")
-        self._found: Link | None = None
 
     @property
     def link(self) -> Link:
-        if self._found is None:
-            self._found = link_to(self._address)
-        return self._found
+        return link_to(self._address)
 
     def as_uri(self, include_password: bool = False) -> str:
         scheme, _, rest = self._address.partition("://")

@@ -78,16 +78,9 @@ class Transport(virtual.Transport):
     # Each client declares for itself what it sends to.
     implements = virtual.Transport.implements.extend(asynchronous=False, exchange_type=frozenset(["direct", "topic", "fanout"]))
 
-    def __init__(self, client: Any, **options: Any) -> None:
-        super().__init__(client, **options)  # type: ignore[no-untyped-call]
-        # Made when it is first used, so that an application can be imported where its server is not.
-        self._link: Link | None = None
-
     @property
     def link(self) -> Link:
-        if self._link is None:
-            self._link = link_to((self.client and self.client.hostname) or "")
-        return self._link
+        return link_to((self.client and self.client.hostname) or "")
 
     def driver_version(self) -> str:
         from . import __version__

@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from celery import Celery
+from celery import Celery, signals
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.result import GroupResult
 
@@ -202,6 +202,25 @@ def replaced(self, x):
 def sends(self, x):
     """Sends another task from within."""
     return add.delay(x, x).id
+
+
+@signals.worker_ready.connect
+def sends_when_ready(**_):
+    sends_outside("worker_ready")
+
+
+@signals.worker_process_init.connect
+def sends_at_birth(**_):
+    sends_outside("worker_process_init")
+
+
+def sends_outside(where):
+    """Sends a task from without any."""
+    if os.environ.get("PLACE_SENDS"):
+        try:
+            note(f"{where} sent {add.delay(2, 3).id}")
+        except Exception as why:
+            note(f"{where} failed: {why}")
 
 
 @app.task

@@ -186,6 +186,19 @@ def test_a_task_revokes_and_forgets_others_and_keeps_a_group(embedded, tmp_path)
     until(lambda: mark.read_text() == "caught", "it was stopped by another signal")
 
 
+@pytest.mark.parametrize("options", [(), ("--start-method", "spawn"), ("-P", "threads")])
+def test_handlers_of_signals_send_by_the_server(embedded_alone, options):
+    place = embedded_alone
+    place.worker(*options, PLACE_SENDS="1")
+    lines = lambda where: [line.split() for line in place.notes() if line.startswith(f"{where} ")]
+    until(lambda: lines("worker_ready") and lines("worker_process_init"), "nothing is sent")
+    for _, how, *task_id in lines("worker_ready") + lines("worker_process_init"):
+        assert how == "sent", place.notes()
+        assert get(place.app.AsyncResult(*task_id)) == 5
+    # And what runs still goes by its supervisor.
+    assert get(place.app.AsyncResult(get(place.proj.sends.delay(4)))) == 8
+
+
 def test_tasks_that_wait_are_revoked(embedded):
     add = embedded.proj.add
     alone = add.apply_async((1, 1), countdown=3600)

@@ -518,7 +518,7 @@ def _initialize(child: Child, number: int, place: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     signal.signal(signal.SIGUSR1, child.soft_limit)
-    _link.use(store.Supervisor(child))
+    _link.use(store.Supervisor(child).of_the_task)
     with contextlib.suppress(Exception):
         # The name that log lines carry, and what stands for %i in the name of a log file.
         current = billiard_process.current_process()

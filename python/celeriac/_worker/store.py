@@ -44,6 +44,10 @@ def lead_home(app: Any) -> str | None:
     # A backend of the application's own stays: results that it keeps elsewhere are its affair.
     if kept is None or _is_ours(kept) or kept == own:
         os.environ["CELERY_RESULT_BACKEND"] = ADDRESS
+    # Outside of tasks, as in handlers of signals, the application goes where it would go anyway. A process that is spawned
+    # may find only this.
+    if isinstance(own, str) and own.startswith(("celeriac+http:", "celeriac+https:")):
+        os.environ[_link.OUTSIDE] = own.removeprefix("celeriac+")
     return own
 
 
@@ -56,6 +60,11 @@ class Supervisor:
 
     def __init__(self, child: Child) -> None:
         self._child = child
+
+    def of_the_task(self) -> _link.Link | None:
+        """This, while a task runs."""
+        call = self._child.reports
+        return None if call is None or call.over else self
 
     def publish(self, messages: list[dict[str, Any]], chords: list[dict[str, Any]]) -> None:
         self._hand_over(_link.handed(messages, chords), _NOW)
