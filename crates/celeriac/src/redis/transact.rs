@@ -23,6 +23,9 @@ const BATCH_MAX: usize = 200;
 const USUAL_MIN: usize = 16;
 /// The bound on one value; Redis's own is 512 MB, and a script copies what it moves.
 const VALUE_BYTES_MAX: usize = 256 << 20;
+/// The bound on the messages of one transaction, which are sent in one piece: a server takes no more than 1 GB of a client at
+/// once, and bodies travel a third larger.
+const PUBLISHED_BYTES_MAX: usize = 512 << 20;
 /// A batch is cut once it has so many bytes.
 const BATCH_BYTES_MAX: usize = 32 << 20;
 
@@ -38,6 +41,7 @@ impl RedisStore {
     pub(super) async fn carry_out(&self, what: &str, transactions: Vec<Transaction>) -> Result<Vec<Outcome>> {
         let now = self.now();
         for transaction in &transactions {
+            check_sum(&transaction.publish)?;
             for routed in &transaction.publish {
                 self.declare(&routed.queue).await?;
             }
@@ -386,6 +390,16 @@ fn pack_part(order: &mut Pack, part: &ChordPart) -> Result<()> {
     order.begin(4).text(group_id.as_str()).text(task_id.as_str());
     order.optional(index.map(|index| index.to_string())).text(kept);
     Ok(())
+}
+
+fn check_sum(messages: &[Routed]) -> Result<()> {
+    let bytes: usize =
+        messages.iter().map(|routed| routed.message.head.len() + routed.message.body.len()).sum();
+    if bytes <= PUBLISHED_BYTES_MAX {
+        return Ok(());
+    }
+    let what = format!("the size of {} messages sent in one step, which could be several,", messages.len());
+    Err(Error::TooLarge { what, bound: format!("{} MiB", PUBLISHED_BYTES_MAX >> 20) })
 }
 
 pub(super) fn check_size(bytes: usize, what: impl FnOnce() -> String) -> Result<()> {

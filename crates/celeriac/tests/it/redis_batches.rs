@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use celeriac::backend::Backend;
 use celeriac::broker::{Broker, Reserve, Routed};
 use celeriac::calls::Call;
@@ -73,6 +74,28 @@ async fn what_cannot_be_pushed_is_refused() {
     server.command(&["DEL", "q"]);
     assert!(store.publish(batch.clone()).await.unwrap().is_empty());
     assert_eq!(ids(&reserve(&store).await), names(&batch));
+}
+
+/// More than a server takes in one piece is refused before any of it is sent.
+#[tokio::test]
+async fn what_is_too_large_in_sum_is_refused() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    // One body for all of them: 600 MiB only where they are sent.
+    let body = Bytes::from(vec![b'x'; 2 << 20]);
+    let apart = (0..300).map(|n| message(&format!("{n}"))).collect();
+    for mut messages in [batch_of(300, "t", "q"), apart] {
+        messages.iter_mut().for_each(|routed| routed.message.body = body.clone());
+        let error = store.publish(messages.clone()).await.unwrap_err();
+        let named =
+            "the size of 300 messages sent in one step, which could be several, exceeds the bound of 512 MiB";
+        assert_eq!(error.to_string(), named);
+        assert!(!error.is_transient());
+        assert_eq!(server.number(&["LLEN", "q"]), 0);
+        messages.truncate(3);
+        assert!(store.publish(messages).await.unwrap().is_empty());
+        assert_eq!(server.command(&["DEL", "q"]), ":1\r\n");
+    }
 }
 
 /// A transaction that comes late, after the same messages were sent again, is undone.
