@@ -194,8 +194,9 @@ def how_to_stop(arguments: dict[str, Any]) -> dict[str, Any]:
     if isinstance(name, int):
         name = signal.Signals(name).name
     # Celery takes a name without its beginning, too.
-    name = name.upper()
-    return {"terminate": True, "signal": name if name.startswith("SIG") else f"SIG{name}"}
+    name = name.upper().removeprefix("SIG")
+    # What is usual goes without saying, which a server of an earlier release understands as well.
+    return {"terminate": True} if name == "TERM" else {"terminate": True, "signal": f"SIG{name}"}
 
 
 def handed(messages: list[dict[str, Any]], chords: list[dict[str, Any]]) -> dict[str, Any]:
