@@ -67,6 +67,11 @@ _servers: dict[str, Server] = {}
 _servers_of = 0
 
 
+def no_way() -> Refused:
+    """Why nothing reaches the store from a worker's process that runs no task."""
+    return Refused("nothing can be sent or stored here: only while a task runs is there a way to the store")
+
+
 def use(of_the_task: Callable[[], Link | None]) -> None:
     """This process is one of a worker: whatever address of a server a task is given, its supervisor is nearer."""
     global _of_the_task
@@ -80,7 +85,7 @@ def link_to(url: str) -> Link:
     if url.startswith(WORKER):
         url = os.environ.get(OUTSIDE, "")
         if not url:
-            raise Refused("nothing can be sent or stored here: only while a task runs is there a way to the store")
+            raise no_way()
     global _servers_of
     if _servers_of != os.getpid():
         # A connection that is kept is not shared with the process that this one was forked from.

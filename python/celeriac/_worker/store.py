@@ -48,6 +48,9 @@ def lead_home(app: Any) -> str | None:
     # may find only this.
     if isinstance(own, str) and own.startswith(("celeriac+http:", "celeriac+https:")):
         os.environ[_link.OUTSIDE] = own.removeprefix("celeriac+")
+    elif own != ADDRESS:
+        # What a task has started may be a worker of another application.
+        os.environ.pop(_link.OUTSIDE, None)
     return own
 
 
@@ -63,8 +66,7 @@ class Supervisor:
 
     def of_the_task(self) -> _link.Link | None:
         """This, while a task runs."""
-        call = self._child.reports
-        return None if call is None or call.over else self
+        return None if self._running() is None else self
 
     def publish(self, messages: list[dict[str, Any]], chords: list[dict[str, Any]]) -> None:
         self._hand_over(_link.handed(messages, chords), _NOW)
@@ -100,10 +102,14 @@ class Supervisor:
     def _hand_over(self, what: dict[str, Any], when: bytes) -> None:
         self._ask(wire.STORE, when + dumps(what).encode())
 
-    def _call(self) -> report.Call:
+    def _running(self) -> report.Call | None:
         call = self._child.reports
-        if call is None or call.over:
-            raise _link.Refused("nothing can be sent or stored here: only while a task runs is there a way to the store")
+        return None if call is None or call.over else call
+
+    def _call(self) -> report.Call:
+        call = self._running()
+        if call is None:
+            raise _link.no_way()
         return call
 
     def _ask(self, kind: int, payload: bytes) -> bytes:

@@ -42,8 +42,8 @@ ORDER                    48  to super.  ``question: u32``, and JSON: what is to 
 ====================  =====  =========  ==================================================================================
 
 The statuses of an answer: NEW, the step is to be taken, and its key; FOUND, ``key length: u16, key`` and the value it has;
-STORED, it is written or kept for the end; for FETCH and
-ORDER, FOUND and the metas, or what else there is to tell; STOPPED, the task is to stop, and why; FAILED, and why.
+STORED, it is written or kept for the end; for FETCH and ORDER, FOUND and the metas, or what else there is to tell; STOPPED, the
+task is to stop, and why; FAILED, and why.
 """
 
 from __future__ import annotations

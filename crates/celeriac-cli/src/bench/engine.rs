@@ -80,8 +80,8 @@ pub(super) async fn measure(
 ) -> Result<(), Problem> {
     figures.rows.push(("memory of an idle worker", "KiB PSS", idle::worker(app).await?));
     if let Some(program) = &args.worker {
-        let weight = idle::worker_of_its_own(app, program).await?;
-        figures.rows.push(("memory of an idle worker of the library alone", "KiB PSS", weight));
+        let memory = idle::worker_of_its_own(app, program).await?;
+        figures.rows.push(("memory of an idle worker of the library alone", "KiB PSS", memory));
     }
     figures.rows.push(("publish, one at a time", "/s", publish_singly(app).await?));
     bar.inc(1);

@@ -18,11 +18,8 @@ use crate::server::Server;
 pub(crate) struct RevokeRequest {
     /// Whether to stop it even when it runs. By default what runs goes on, and only another attempt is refused.
     terminate: Option<bool>,
-    /// With `terminate`, the signal for a task that is a process, as Python's are: SIGTERM, unless another is named. A task
-    /// written in Rust is told.
-    #[schema(
-        pattern = "^SIG(HUP|INT|QUIT|ILL|TRAP|ABRT|FPE|KILL|SEGV|PIPE|ALRM|TERM|BUS|USR1|USR2|CHLD|CONT|STOP|TSTP|TTIN|TTOU|URG|XCPU|XFSZ|VTALRM|PROF|WINCH|IO)$"
-    )]
+    /// With `terminate`, the signal for what is a process.
+    #[schema(schema_with = signal_name)]
     signal: Option<String>,
     /// Reserved: how long a task may take to stop is a setting of its worker, `worker_revoke_grace`.
     #[schema(schema_with = null)]
@@ -44,11 +41,8 @@ pub(crate) struct RevokeManyRequest {
     all: (),
     /// Whether to stop those that run, too.
     terminate: Option<bool>,
-    /// With `terminate`, the signal for tasks that are processes, as Python's are: SIGTERM, unless another is named. Tasks
-    /// written in Rust are told.
-    #[schema(
-        pattern = "^SIG(HUP|INT|QUIT|ILL|TRAP|ABRT|FPE|KILL|SEGV|PIPE|ALRM|TERM|BUS|USR1|USR2|CHLD|CONT|STOP|TSTP|TTIN|TTOU|URG|XCPU|XFSZ|VTALRM|PROF|WINCH|IO)$"
-    )]
+    /// With `terminate`, the signal for what is a process.
+    #[schema(schema_with = signal_name)]
     signal: Option<String>,
 }
 
@@ -110,6 +104,16 @@ pub(crate) struct RevokeManyView {
 pub(crate) fn null() -> utoipa::openapi::schema::Object {
     use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null)).build()
+}
+
+/// The schema of the name of a signal.
+fn signal_name() -> utoipa::openapi::schema::Object {
+    use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+    const NAMES: &str = "^SIG(HUP|INT|QUIT|ILL|TRAP|ABRT|FPE|KILL|SEGV|PIPE|ALRM|TERM|BUS|USR1|USR2|CHLD|CONT|STOP|TSTP|TTIN|TTOU|URG|XCPU|XFSZ|VTALRM|PROF|WINCH|IO)$";
+    const MEANING: &str = "With `terminate`, the signal for a task that is a process, as Python's are: SIGTERM, unless \
+                           another is named. A task written in Rust is told.";
+    let types = SchemaType::from_iter([Type::String, Type::Null]);
+    ObjectBuilder::new().schema_type(types).pattern(Some(NAMES)).description(Some(MEANING)).build()
 }
 
 /// Revoke a task

@@ -41,7 +41,7 @@ impl RedisStore {
     pub(super) async fn carry_out(&self, what: &str, transactions: Vec<Transaction>) -> Result<Vec<Outcome>> {
         let now = self.now();
         for transaction in &transactions {
-            check_sum(&transaction.publish)?;
+            check_sizes(&transaction.publish)?;
             for routed in &transaction.publish {
                 self.declare(&routed.queue).await?;
             }
@@ -328,7 +328,6 @@ impl Order {
 /// A message as it waits on Celery's lists.
 pub(super) fn envelope_of(routed: &Routed) -> Result<KombuEnvelope> {
     let Routed { task_id, task, queue, priority, message, .. } = routed;
-    check_size(message.head.len() + message.body.len(), || format!("the message of task {task_id}"))?;
     let priority = (*priority).min(9);
     let route = KombuRoute { task_id: task_id.as_str(), task, queue: queue.as_str(), priority };
     message.to_kombu(route).map_err(|why| Error::Open {
@@ -392,10 +391,15 @@ fn pack_part(order: &mut Pack, part: &ChordPart) -> Result<()> {
     Ok(())
 }
 
-fn check_sum(messages: &[Routed]) -> Result<()> {
-    let bytes: usize =
-        messages.iter().map(|routed| routed.message.head.len() + routed.message.body.len()).sum();
-    if bytes <= PUBLISHED_BYTES_MAX {
+/// The bounds on each message, and on all that go in one step.
+fn check_sizes(messages: &[Routed]) -> Result<()> {
+    let mut sum = 0;
+    for Routed { task_id, message, .. } in messages {
+        let bytes = message.head.len() + message.body.len();
+        check_size(bytes, || format!("the message of task {task_id}"))?;
+        sum += bytes;
+    }
+    if sum <= PUBLISHED_BYTES_MAX {
         return Ok(());
     }
     let what = format!("the size of {} messages sent in one step, which could be several,", messages.len());

@@ -429,7 +429,11 @@ async fn a_group_can_be_saved_and_restored(bench: Bench) {
     assert_eq!(restored.get_timeout(PATIENCE).await.unwrap(), [2, 4, 6]);
     assert_eq!(restored.completed_count().await.unwrap(), 3);
     assert!(app.restore_group::<i64>(&GroupId::from("never saved")).await.unwrap().is_none());
+    restored.delete().await.unwrap();
+    assert!(app.restore_group::<i64>(&id).await.unwrap().is_none());
+    assert_eq!(sent.get_timeout(PATIENCE).await.unwrap(), [2, 4, 6]);
     let single = add(1, 1).delay(app).await.unwrap();
+    assert!(single.delete().await.unwrap_err().to_string().contains("only a group"));
     assert!(single.save().await.unwrap_err().to_string().contains("only a group"));
     worker.stop().await;
 }

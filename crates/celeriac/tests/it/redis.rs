@@ -330,6 +330,12 @@ async fn nothing_is_left_of_what_was_swept() {
     let opened = NewChord { group_id: GroupId::from("g"), size: 2, body: Json::parse("{}").unwrap() };
     store.record(vec![Record { chords: vec![opened], ..part("ends", 0) }]).await.unwrap();
     store.save_group(&GroupId::from("saved"), &Json::parse("[]").unwrap()).await.unwrap();
+    // One that is deleted leaves nothing for a sweep, and the opened chord of its id stays.
+    store.save_group(&GroupId::from("g"), &Json::parse("[]").unwrap()).await.unwrap();
+    let kept = |store: &RedisServer| store.number(&["ZCARD", "celeriac:groups"]);
+    assert_eq!(kept(&server), 3);
+    store.delete_group(&GroupId::from("g")).await.unwrap();
+    assert_eq!(kept(&server), 2);
     for _ in 0..3 {
         for delivery in reserve(&store).await {
             match delivery.task_id.as_str() {

@@ -100,6 +100,20 @@ async fn what_is_too_large_in_sum_is_refused() {
     }
 }
 
+/// One that is too large by itself is named, whatever goes with it.
+#[tokio::test]
+async fn what_is_too_large_alone_is_named() {
+    let server = RedisServer::start().await;
+    let (store, _) = open(&server).await;
+    let mut messages = vec![message("small"), message("large")];
+    messages[1].message.body = Bytes::from(vec![0; 513 << 20]);
+    for messages in [messages.clone(), messages.split_off(1)] {
+        let error = store.publish(messages).await.unwrap_err();
+        assert_eq!(error.to_string(), "the message of task large exceeds the bound of 256 MiB");
+    }
+    assert_eq!(server.number(&["EXISTS", "q"]), 0);
+}
+
 /// A transaction that comes late, after the same messages were sent again, is undone.
 #[tokio::test]
 async fn a_batch_that_comes_late_is_taken_off_again() {
