@@ -14,6 +14,8 @@ use crate::stream_support::*;
 
 const TOKENS: u64 = 20_000;
 
+const CURL_BYTES_MAX: u64 = 20_000;
+
 /// Our own client.
 async fn ours(url: String) -> Gathered {
     let mut gathered = Gathered::default();
@@ -44,11 +46,13 @@ async fn raw(address: std::net::SocketAddr, id: TaskId) -> Gathered {
     gathered
 }
 
-/// curl, killed after a random number of bytes.
+/// curl, killed after a random number of bytes, or twice as many for each time that no record was whole.
 async fn curl(url: String, seed: u64) -> Gathered {
     let mut gathered = Gathered::default();
     let mut random = fastrand::Rng::with_seed(seed);
+    let mut bytes_max = CURL_BYTES_MAX;
     while !gathered.ended {
+        let before = gathered.position;
         gathered.connections += 1;
         let last = format!("Last-Event-ID: {}", gathered.position);
         let mut child = Command::new("curl")
@@ -58,13 +62,14 @@ async fn curl(url: String, seed: u64) -> Gathered {
             .kill_on_drop(true)
             .spawn()
             .expect("curl is installed");
-        let mut output = child.stdout.take().unwrap().take(random.u64(1..20_000));
+        let mut output = child.stdout.take().unwrap().take(random.u64(1..bytes_max));
         let mut bytes = Vec::new();
         while output.read_buf(&mut bytes).await.unwrap() > 0 {
             take_frames(&mut bytes).iter().for_each(|frame| gathered.take_frame(frame));
         }
         // Gone by itself when the server was; it is killed all the same.
         child.kill().await.unwrap();
+        bytes_max = if gathered.position == before { 2 * bytes_max } else { CURL_BYTES_MAX };
     }
     gathered
 }

@@ -1,11 +1,11 @@
 //! What the tests of streams share: a worker that streams, a server that can be killed, a proxy that cuts connections,
 //! and clients that know nothing of ours.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -224,7 +224,9 @@ pub(crate) async fn serve(folder: &Path, config: ServerConfig) -> Killable {
     Killable::start(Server::new(app(folder).await, Access::default(), config))
 }
 
-/// A proxy that cuts each connection after a random number of bytes, or a tenth of a second.
+/// A proxy that cuts each connection after a random number of bytes, or a tenth of a second. A client that comes again
+/// with the same request has got nothing by the last one (its next record was too large, or too late): it is given twice
+/// as much each time, or it would never get further.
 pub(crate) struct CuttingProxy {
     pub(crate) address: SocketAddr,
     cuts: Arc<AtomicUsize>,
@@ -238,14 +240,13 @@ impl CuttingProxy {
         let cuts = Arc::new(AtomicUsize::new(0));
         let counted = cuts.clone();
         let mut random = fastrand::Rng::with_seed(seed);
+        let asked = Arc::new(Mutex::new(HashMap::new()));
         let work = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let bytes = random.u64(1..=bytes_max);
-                let counted = counted.clone();
+                let (asked, counted) = (asked.clone(), counted.clone());
                 tokio::spawn(async move {
-                    let _ =
-                        tokio::time::timeout(Duration::from_millis(100), pass_on(client, upstream, bytes))
-                            .await;
+                    let _ = pass_on(client, upstream, bytes, &asked).await;
                     counted.fetch_add(1, Ordering::Relaxed);
                 });
             }
@@ -264,17 +265,39 @@ impl Drop for CuttingProxy {
     }
 }
 
-/// Passes on so many bytes of the answer.
-async fn pass_on(mut client: TcpStream, upstream: SocketAddr, bytes: u64) -> std::io::Result<()> {
-    let mut server = TcpStream::connect(upstream).await?;
-    let (mut from_client, mut to_client) = client.split();
-    let (from_server, mut to_server) = server.split();
-    let ask = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
-    let answer = async { tokio::io::copy(&mut from_server.take(bytes), &mut to_client).await.map(drop) };
-    tokio::select! {
-        asked = ask => asked,
-        answered = answer => answered,
+/// Passes on so many bytes of the answer, or twice as many for each time that the same was asked before.
+async fn pass_on(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    bytes: u64,
+    asked: &Mutex<HashMap<Vec<u8>, u32>>,
+) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if client.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
     }
+    let again = {
+        let mut asked = asked.lock().unwrap();
+        let times = asked.entry(request.clone()).or_default();
+        *times += 1;
+        1 << (*times - 1).min(16)
+    };
+    let passing = async {
+        let mut server = TcpStream::connect(upstream).await?;
+        server.write_all(&request).await?;
+        let (mut from_client, mut to_client) = client.split();
+        let (from_server, mut to_server) = server.split();
+        let ask = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+        let mut from_server = from_server.take(bytes * u64::from(again));
+        let answer = async { tokio::io::copy(&mut from_server, &mut to_client).await.map(drop) };
+        tokio::select! {
+            done = ask => done,
+            done = answer => done,
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(100) * again, passing).await?
 }
 
 /// A frame as the tests read it: by hand, and only when it is whole.
