@@ -28,15 +28,16 @@ async fn sum(values: Vec<i64>) -> i64 {
     values.iter().sum()
 }
 
+/// Settings for a server that is there, however slow the machine.
+fn patient() -> RedisOptions {
+    RedisOptions { connect_timeout: PATIENCE, response_timeout: PATIENCE, ..RedisOptions::default() }
+}
+
 /// A store under a prefix of its own, which is a slot of its own in a cluster.
 async fn store(url: &str, clock: SharedClock) -> Store {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let prefix = format!("{{c{}}}:", NUMBER.fetch_add(1, Ordering::Relaxed));
-    let options = RedisOptions {
-        global_keyprefix: prefix.clone(),
-        result_keyprefix: prefix,
-        ..RedisOptions::default()
-    };
+    let options = RedisOptions { global_keyprefix: prefix.clone(), result_keyprefix: prefix, ..patient() };
     Store::of(RedisStore::connect(url, options, clock).await.unwrap())
 }
 

@@ -235,7 +235,7 @@ async fn a_lost_lease_stops_the_future() {
     let store = Store::of(MemoryStore::new(SystemClock::shared()));
     let plan = FaultPlan::none();
     let build = async |store: Store| {
-        let builder = Celeriac::builder().store(store).config(config(Duration::from_millis(300)));
+        let builder = Celeriac::builder().store(store).config(config(Duration::from_secs(2)));
         with_tasks(builder.connect().await.unwrap())
     };
     let app = build(store.clone()).await;
@@ -297,7 +297,7 @@ async fn what_waits_behind_another_of_its_batch_keeps_its_lease() {
     // Whether one that comes again has ended is looked up, which takes its time.
     let plan = FaultPlan::nth_of("fetch", 1, Fault::Late { yields: 500_000 });
     let build = async |store: Store| {
-        let builder = Celeriac::builder().store(store).config(config(Duration::from_millis(300)));
+        let builder = Celeriac::builder().store(store).config(config(Duration::from_secs(1)));
         with_tasks(builder.connect().await.unwrap())
     };
     let app = build(store.clone()).await;
