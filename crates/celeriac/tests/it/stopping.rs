@@ -295,7 +295,7 @@ async fn what_a_stopping_worker_holds_when_it_is_killed_begins_elsewhere_soon() 
 async fn what_waits_behind_another_of_its_batch_keeps_its_lease() {
     let store = Store::of(MemoryStore::new(SystemClock::shared()));
     // Whether one that comes again has ended is looked up, which takes its time.
-    let plan = FaultPlan::nth_of("fetch", 1, Fault::Late { yields: 500_000 });
+    let plan = FaultPlan::nth_of("fetch", 1, Fault::Late { yields: 1_500_000 });
     let build = async |store: Store| {
         let builder = Celeriac::builder().store(store).config(config(Duration::from_secs(1)));
         with_tasks(builder.connect().await.unwrap())
