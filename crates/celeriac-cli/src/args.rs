@@ -508,7 +508,8 @@ pub struct Bench {
     /// With --celery: modules that the application imports, as an application with a large framework does.
     #[arg(long, value_name = "MODULES", value_delimiter = ',', requires = "celery")]
     pub celery_imports: Vec<String>,
-    /// Measure the memory of this worker, too, when it is idle: a program that takes the URL of its broker, as the example `worker` does.
+    /// Measure the memory of this worker, too, when it is idle: a program that takes the URL of its broker, as the example
+    /// `worker` does.
     #[arg(long, value_name = "PROGRAM", conflicts_with = "serve")]
     pub worker: Option<PathBuf>,
     /// Measure the server instead: answers of the API while every core burns, and watchers of streams.

@@ -1,6 +1,6 @@
 //! `celeriac bench`: what celeriac does on this machine. `engine` measures store and worker, `redis` the same on Redis
-//! and next to Celery, `server` the API and the streams, `idle` the memory of a worker that
-//! waits. Every figure is the median of several runs, with its range.
+//! and next to Celery, `server` the API and the streams, `idle` the memory of a worker that waits. Every figure is the median
+//! of several runs, with its range.
 
 mod engine;
 mod idle;

@@ -278,7 +278,7 @@ async fn pass_on(
             return Ok(());
         }
     }
-    let again = {
+    let factor = {
         let mut asked = asked.lock().unwrap();
         let times = asked.entry(request.clone()).or_default();
         *times += 1;
@@ -290,14 +290,14 @@ async fn pass_on(
         let (mut from_client, mut to_client) = client.split();
         let (from_server, mut to_server) = server.split();
         let ask = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
-        let mut from_server = from_server.take(bytes * u64::from(again));
+        let mut from_server = from_server.take(bytes * u64::from(factor));
         let answer = async { tokio::io::copy(&mut from_server, &mut to_client).await.map(drop) };
         tokio::select! {
             done = ask => done,
             done = answer => done,
         }
     };
-    tokio::time::timeout(Duration::from_millis(100) * again, passing).await?
+    tokio::time::timeout(Duration::from_millis(100) * factor, passing).await?
 }
 
 /// A frame as the tests read it: by hand, and only when it is whole.
